@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from recipes.miniature.tokens import build_tokenizer
 from recipes.miniature.world import document
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ROW_TOKENS = 256
 ROWS_PER_STEP = 16
@@ -53,7 +54,7 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
 
 
 def _segments(asked: str) -> list[tuple[bool, str]]:
-    """The user's text cut at the answers of its examples: `E:\\nab>ba\\nrule` supervises `ba` and the line end after it."""
+    r"""The user's text cut at the answers of its examples: `E:\\nab>ba\\nrule` supervises `ba` and the line end after it."""
     pieces: list[tuple[bool, str]] = []
     for line in asked.splitlines(keepends=True):
         question, arrow, answer = line.partition(">") if "|>" not in line else (line, "", "")

@@ -6,9 +6,10 @@ minutes on two cores. Any ASCII text can be encoded.
 
 import re
 
-from recipes.miniature.world import FUNCTIONS
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from recipes.miniature.world import FUNCTIONS
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<|user|>", "<|assistant|>")
 WORDS = ("P: ", "E:\n", "solve ", "write", "rule", "words", "len ", " not ", "task ", "; ", *FUNCTIONS)

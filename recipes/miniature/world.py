@@ -93,9 +93,7 @@ def draw_split() -> Split:
     for rule in [*singles, *pairs]:
         by_meaning.setdefault(_signature(rule), []).append(rule)
     identity = tuple(_signature(("reverse", "reverse")))
-    candidates = [
-        group for sign, group in by_meaning.items() if sign != identity and all(len(r) == 2 for r in group)
-    ]
+    candidates = [group for sign, group in by_meaning.items() if sign != identity and all(len(r) == 2 for r in group)]
     random.Random(SPLIT_SEED).shuffle(candidates)
     held: list[Rule] = []
     while len(held) < HELD_OUT_PAIRS:

@@ -1,0 +1,105 @@
+"""What coordinator, replicas and driver say to each other. Plain data that pickles; no Ray, no behaviour."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Units handed to one replica until a deadline. Losing it loses nothing.
+
+    Attributes:
+        lease_id: Unique within an incarnation.
+        units: Unit ids, in plan order, all of one plan record.
+        seconds: How long the replica may take before the units are leased again.
+        seen: Digests of accepted inputs (`curation.input_key`) that are new since the replica's last lease; advisory.
+    """
+
+    lease_id: str
+    units: tuple[str, ...]
+    seconds: float
+    seen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAnswer:
+    """The answer to "what shall I do?": a lease, or wait and ask again, or leave.
+
+    Attributes:
+        lease: Work, or None.
+        wait_seconds: Without a lease: ask again after so long.
+        leave: Without a lease: there will be no more work.
+    """
+
+    lease: Lease | None = None
+    wait_seconds: float = 0.0
+    leave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRows:
+    """Where a unit's rows lie in a shard: rows [start, end)."""
+
+    unit: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCommit:
+    """A written shard that wants to be visible.
+
+    Attributes:
+        file: Path relative to the run folder.
+        sha256: Hex digest of its bytes.
+        file_bytes: Its size.
+        units: The complete units in it.
+        instances: Rows with status `instance`, by task.
+        rejections: `task/stage/reason` to count.
+        tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`.
+    """
+
+    file: str
+    sha256: str
+    file_bytes: int
+    units: tuple[UnitRows, ...]
+    instances: dict[str, int] = field(default_factory=dict)
+    rejections: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitAnswer:
+    """What became of a commit.
+
+    Attributes:
+        committed: Units that are now visible through this file (or were already: a retry hears the same).
+        lost: Units that another file committed first, or that were given up.
+    """
+
+    committed: tuple[str, ...]
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A coordinator's counters.
+
+    Attributes:
+        planned: Units in all plan records.
+        committed: Units visible.
+        leased: Units in the hands of a replica.
+        given_up: Units with a tombstone, and why.
+        replicas: Replicas that asked for work lately.
+        instances: Rows with status `instance`, by task.
+        rejections: `task/stage/reason` to count.
+        tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`.
+    """
+
+    planned: int
+    committed: int
+    leased: int
+    given_up: dict[str, str]
+    replicas: int
+    instances: dict[str, int]
+    rejections: dict[str, int]
+    tokens: dict[str, dict[str, int]]

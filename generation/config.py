@@ -1,0 +1,280 @@
+"""The parts of a recipe that generation owns. Data only: no engine, no model, no Ray.
+
+A field is *identity* (it decides what the run is, is hashed, and cannot change on an existing run) unless its model names it in
+`operations`.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    operations: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may change on an existing run."""
+
+
+class AnswerConfig(Section):
+    """What an answer is, how it is found in a text and when two are equal."""
+
+    kind: Literal["choice", "number", "exact", "regex", "open"]
+    """choice: one of `labels`; number: compared as a decimal; exact: compared as text; regex: what `pattern` finds; open: free text."""
+    labels: tuple[str, ...] = ()
+    """The closed label space of a choice."""
+    pattern: str | None = None
+    """Regular expression whose first group (or whole match) is the answer; the last match counts. Default: by kind."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "AnswerConfig":
+        if (self.kind == "choice") != bool(self.labels):
+            raise ValueError("labels: needed by kind 'choice' and by no other kind")
+        if self.kind == "regex" and self.pattern is None:
+            raise ValueError("pattern: needed by kind 'regex'")
+        return self
+
+
+class FieldsConfig(Section):
+    """Which columns of the user's files hold what."""
+
+    input: str = "input"
+    output: str = "output"
+    rationale: str | None = None
+
+
+class TaskConfig(Section):
+    """What the model shall learn, and the human examples of it."""
+
+    operations = frozenset({"allowed_endpoints"})
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+    description: str
+    """What the task is, in the words that the trained model will see. No example, no principle."""
+    answer: AnswerConfig
+    seeds: str
+    """JSONL, CSV or Parquet file, or a `datasets` folder; relative to the recipe."""
+    max_seeds: Count | None = None
+    """Take the first so many rows of `seeds`."""
+    evaluation: str | None = None
+    """Held-out rows in the same form. Only evaluation and decontamination open it."""
+    max_evaluation: Count | None = None
+    fields: FieldsConfig = FieldsConfig()
+    privacy: Literal["public", "private"] = "public"
+    allowed_endpoints: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) that may see a private task."""
+
+
+class SamplingConfig(Section):
+    """How completions are drawn."""
+
+    max_output_tokens: Count
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class VllmEngine(Section):
+    """vLLM in the replica's process, on GPU or CPU."""
+
+    operations = frozenset(
+        {
+            "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes", "gpu_memory_utilization", "block_size",
+            "enforce_eager", "tensor_parallel", "threads", "multiprocess", "model",
+        }
+    )  # fmt: skip
+
+    kind: Literal["vllm"] = "vllm"
+    model: str
+    """Local folder (relative to the recipe) or hub id. Identity is the digest of its weights, not its path."""
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Count = 4096
+    """Longest prompt plus completion, tokens."""
+    max_num_seqs: Count = 256
+    max_num_batched_tokens: Count = 8192
+    kv_cache_bytes: Count | None = None
+    """Size of the KV cache. Default: what `gpu_memory_utilization` leaves; always set it on CPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    block_size: Count | None = None
+    enforce_eager: bool = False
+    tensor_parallel: Count = 1
+    threads: Count | None = None
+    """OpenMP threads of a CPU engine."""
+    multiprocess: bool | None = None
+    """Engine core in its own process (its own GIL). Default: yes on GPU, no on CPU."""
+    trust_remote_code: bool = False
+
+
+class HttpEngine(Section):
+    """Any OpenAI-compatible endpoint. Off unless a recipe names one."""
+
+    operations = frozenset(
+        {"url", "api_key_env", "requests_per_minute", "max_in_flight", "timeout_seconds", "max_retries"}
+    )
+
+    kind: Literal["http"]
+    url: str
+    """Base URL, with `/v1`."""
+    model: str
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself never enters a recipe."""
+    requests_per_minute: Count | None = None
+    max_in_flight: Count = 64
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 6
+
+
+class ScriptedEngine(Section):
+    """Deterministic answers by prompt hash, with planted faults. For fault tests and scheduling benchmarks only."""
+
+    kind: Literal["scripted"]
+    replies: tuple[str, ...] = ("ok",)
+    """The completion of a prompt is one of these, chosen by its hash."""
+    seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
+    max_in_flight: Count = 64
+    fail_prompts_with: str | None = None
+    """Requests whose prompt contains this text end with finish `error`."""
+    die_after_requests: Count | None = None
+    """The engine dies once it has finished so many."""
+
+
+EngineConfig = Annotated[VllmEngine | HttpEngine | ScriptedEngine, Field(discriminator="kind")]
+
+
+class PoolConfig(Section):
+    """An engine and how many replicas of it there are."""
+
+    operations = frozenset({"replicas", "cpus", "gpus", "start_timeout_seconds"})
+
+    engine: EngineConfig
+    replicas: Count = 1
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    """Logical CPUs that Ray reserves for a replica."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray reserves for a replica; fractions share one."""
+    start_timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
+
+
+class LevelConfig(Section):
+    """One level of principles: what the large model is shown, and what it is asked."""
+
+    prompt: str
+    """Template of the prompt set."""
+    evidence: Literal["diverse", "cluster", "pair", "errors"]
+    """diverse: seeds spread over all clusters; cluster: seeds of one; pair: two of one cluster and one of another; errors: seeds that
+    the small model answered wrongly, with its answer."""
+    kind: Literal["generate", "solve", "check"] | None = None
+    """Kind of principles that the level yields. Default: the large model says so itself."""
+    calls: Count = 4
+    seeds_per_call: Count = 8
+    quota: Count = 3
+    """At most so many are selected."""
+    max_principles_per_call: Count = 8
+
+
+def _default_levels() -> dict[str, LevelConfig]:
+    return {
+        "task": LevelConfig(prompt="mine_task", evidence="diverse", calls=1, seeds_per_call=16, quota=2),
+        "skill": LevelConfig(prompt="mine_skill", evidence="cluster", calls=4, seeds_per_call=8),
+        "instance": LevelConfig(prompt="mine_instance", evidence="pair", calls=4, seeds_per_call=3),
+        "error": LevelConfig(prompt="mine_error", evidence="errors", calls=2, seeds_per_call=4, quota=2),
+    }
+
+
+class PrinciplesConfig(Section):
+    """Mining, merging and selecting principles."""
+
+    operations = frozenset({"large_token_budget"})
+
+    from_file: str | None = None
+    """JSONL of `{"task", "level", "kind", "text"}` to use instead of a large model."""
+    large_token_budget: Count = 200_000
+    """Prompt plus output tokens of the large model, per run, over all restarts."""
+    levels: dict[str, LevelConfig] = Field(default_factory=_default_levels)
+    sampling: SamplingConfig = SamplingConfig(max_output_tokens=1024, temperature=0.7)
+    max_words: Count = 60
+    """Longer principles are retired."""
+    leak_ngram: Count = 8
+    """Principles that share so many words in a row with a seed are retired."""
+    probe_seeds: Count = 32
+    """Seeds of the `validate` split on which the small model tries each candidate."""
+    min_solve_gain: float = 0.0
+    """A solve principle joins the selection when it adds more than this to the accuracy on the probe seeds."""
+    prefix_token_budget: Count = 600
+    """Tokens of principles in a prompt, counted as characters / 4."""
+    bundles: Count = 4
+    """Bundles per task, over which the selected principles rotate."""
+
+
+class VotingConfig(Section):
+    """Blind answers to a drafted input, and when they agree."""
+
+    rounds: tuple[Count, ...] = (2, 4, 8)
+    """Answers in hand after each round; a vote that is settled stops early."""
+    min_agreement: Share = 0.5
+    """Accepted when more than half of the answers, and at least this share, are equal."""
+
+
+class GenerationConfig(Section):
+    """Writing instances."""
+
+    operations = frozenset({"accepted_rows", "min_yield", "patience_units"})
+
+    accepted_rows: Count
+    """Rows per task and arm in the dataset; may grow on an existing run."""
+    arms: tuple[Literal["base", "direct", "psi"], ...] = ("psi",)
+    """base: the untrained small model; direct: demonstrations instead of principles; psi: principles."""
+    draft: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.9, top_p=0.95)
+    answer: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.7)
+    voting: VotingConfig = VotingConfig()
+    demonstrations: Annotated[int, Field(ge=0)] = 3
+    """Seeds of the `demo` split shown in a psi draft prompt."""
+    direct_demonstrations: Count = 6
+    """Seeds shown in each prompt of the `direct` arm."""
+    difficulties: tuple[str, ...] = ()
+    """Words for how hard an instance shall be; a cell for each."""
+    flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
+    min_yield: Share = 0.02
+    """Stop when fewer than this share of the flows is accepted ..."""
+    patience_units: Count = 8
+    """... over the last so many units of a task."""
+
+
+class CurationConfig(Section):
+    """Which rows enter the dataset."""
+
+    min_input_chars: Count = 1
+    max_input_chars: Count = 8000
+    max_output_chars: Count = 16000
+    near_duplicate: Share | None = 0.8
+    """Jaccard similarity of word 5-grams at which the later of two inputs is dropped; none: exact duplicates only."""
+    copy_overlap: Share = 0.7
+    """Share of an input's longest common subsequence of words with a seed at which it counts as a copy."""
+    decontaminate_ngram: Count = 13
+    """Words in a row shared with an evaluation input that drop a row; shorter inputs must not be equal or contained."""
+    max_label_share: Share = 1.0
+    """Largest share of one label among a task's rows."""
+    max_opening_share: Share = 1.0
+    """Largest share of one opening (first three words) among a task's rows."""
+
+
+class EvaluationConfig(Section):
+    """Scoring a checkpoint on the evaluation set."""
+
+    max_items: Count | None = None
+    sampling: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.0)
+    bootstrap_samples: Count = 2000
+
+
+class LimitsConfig(Section):
+    """Bounds over all restarts of a run; when one is reached the run drains and can be resumed with a higher one."""
+
+    operations = frozenset({"wall_seconds", "gpu_hours"})
+
+    wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None

@@ -1,0 +1,142 @@
+"""Flows: generator functions that yield requests and receive completions, and the pool that drives thousands of them at once.
+
+A flow yields one `Request` (a `Completion` comes back) or a list of them (a list comes back, in order), and returns its result. It
+knows nothing of threads, engines or Ray; neither does the pool, which only moves values between flows and whoever owns an engine.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from generation.engines.base import Completion, Request
+
+Flow = Generator[Request | Sequence[Request], Any, Any]
+"""`Flow` returns its result through `StopIteration.value`."""
+
+
+@dataclass(frozen=True)
+class FlowCall:
+    """A flow that has not started: what travels between processes.
+
+    Attributes:
+        key: Names the flow among its peers; comes back with the result.
+        function: A module-level generator function (pickled by reference).
+        arguments: Its positional arguments.
+    """
+
+    key: str
+    function: Callable[..., Flow]
+    arguments: tuple[Any, ...] = ()
+
+    def start(self) -> Flow:
+        """The running generator."""
+        return self.function(*self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowResult:
+    """How a flow ended: with a value, or with an error that its function raised.
+
+    Attributes:
+        key: The key of its `FlowCall`.
+        value: What it returned; None after an error.
+        error: What it raised, or None.
+        requests: Requests that it made.
+        prompt_tokens: Prompt tokens of them, cached ones included.
+        cached_tokens: Those from the prefix cache.
+        output_tokens: Tokens generated for it.
+    """
+
+    key: str
+    value: Any
+    error: Exception | None = None
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    key: str
+    flow: Flow
+    as_list: bool = False
+    waiting: int = 0
+    answers: list[Completion | None] = field(default_factory=list)
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+class FlowPool:
+    """Drives many flows: `start` and `answer` return the requests that are to be made next, `take_results` what ended.
+
+    Request ids are unique within the pool. Not thread-safe: one thread owns it.
+    """
+
+    def __init__(self) -> None:
+        self._next_id = 0
+        self._by_request: dict[int, tuple[_Running, int]] = {}
+        self._results: list[FlowResult] = []
+
+    @property
+    def open_requests(self) -> int:
+        """Requests handed out and not yet answered."""
+        return len(self._by_request)
+
+    def start(self, call: FlowCall) -> list[tuple[int, Request]]:
+        """Start a flow; returns its first requests with their ids."""
+        return self._advance(_Running(call.key, call.start()), None)
+
+    def answer(self, request_id: int, completion: Completion) -> list[tuple[int, Request]]:
+        """Hand a completion to its flow; returns the requests that the flow makes next."""
+        running, index = self._by_request.pop(request_id)
+        running.requests += 1
+        running.prompt_tokens += completion.prompt_tokens
+        running.cached_tokens += completion.cached_tokens
+        running.output_tokens += completion.output_tokens
+        running.answers[index] = completion
+        running.waiting -= 1
+        if running.waiting:
+            return []
+        answers = running.answers
+        return self._advance(running, answers if running.as_list else answers[0])
+
+    def take_results(self) -> list[FlowResult]:
+        """What ended since the last call, in order."""
+        results, self._results = self._results, []
+        return results
+
+    def _advance(self, running: _Running, value: Any) -> list[tuple[int, Request]]:
+        while True:
+            try:
+                wanted = running.flow.send(value)
+            except StopIteration as stop:
+                self._finish(running, stop.value, None)
+                return []
+            except Exception as error:  # noqa: BLE001 - one flow's error is its result, not the pool's end
+                self._finish(running, None, error)
+                return []
+            if isinstance(wanted, Request):
+                return self._ask(running, [wanted], as_list=False)
+            if wanted:
+                return self._ask(running, wanted, as_list=True)
+            value = []
+
+    def _ask(self, running: _Running, wanted: Sequence[Request], *, as_list: bool) -> list[tuple[int, Request]]:
+        running.as_list, running.waiting, running.answers = as_list, len(wanted), [None] * len(wanted)
+        asked: list[tuple[int, Request]] = []
+        for index, request in enumerate(wanted):
+            self._by_request[self._next_id] = (running, index)
+            asked.append((self._next_id, request))
+            self._next_id += 1
+        return asked
+
+    def _finish(self, running: _Running, value: Any, error: Exception | None) -> None:
+        self._results.append(
+            FlowResult(
+                running.key, value, error, running.requests,
+                running.prompt_tokens, running.cached_tokens, running.output_tokens,
+            )
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Writing instances: the plan, the flow, parsing and voting."""

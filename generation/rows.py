@@ -1,0 +1,92 @@
+"""Rows as replicas write them: instances and rejections, their Arrow schema and their ids."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from generation.storage import digest
+
+Status = Literal["instance", "rejection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One flow's outcome. Every flow of a unit ends as exactly one row.
+
+    Attributes:
+        row_id: blake2b-128 of (run, unit, index), hex.
+        unit: Unit id; plan order is its alphabetical order.
+        index: Place of the flow in its unit.
+        task: Task name.
+        status: `instance` or `rejection`.
+        stage: For rejections, the stage that dropped it (`parse`, `length`, `duplicate`, `vote`, `engine`, ...).
+        reason: For rejections, why, in a few words that can be counted.
+        input: The drafted input; empty where drafting itself failed.
+        answer: The canonical majority answer; the leading one for rejections after voting.
+        rationale: Shortest completion that gave the majority answer.
+        votes: JSON object of canonical answer to count.
+        agreement: Share of the answers that are the majority answer.
+        bundle: Bundle id.
+        principles: Ids of the principles that the draft prompt held.
+        cell: Cell id.
+        model: Weight digest of the small model.
+        sampling: JSON of the sampling parameters.
+        requests: Requests made for the row.
+        prompt_tokens: Their prompt tokens, cached ones included.
+        cached_tokens: Those from the prefix cache.
+        output_tokens: Tokens generated.
+        round: Evolution round, from 0.
+        source: `synthetic` or `human`.
+        raw: For rejections at `parse`, the text that could not be read.
+    """
+
+    row_id: str
+    unit: str
+    index: int
+    task: str
+    status: Status
+    stage: str = ""
+    reason: str = ""
+    input: str = ""
+    answer: str = ""
+    rationale: str = ""
+    votes: str = "{}"
+    agreement: float = 0.0
+    bundle: str = ""
+    principles: tuple[str, ...] = ()
+    cell: str = ""
+    model: str = ""
+    sampling: str = "{}"
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    round: int = 0
+    source: str = "synthetic"
+    raw: str = ""
+
+
+_ARROW = {int: pa.int32(), float: pa.float32(), tuple[str, ...]: pa.list_(pa.string())}
+
+ROW_SCHEMA = pa.schema([pa.field(f.name, _ARROW.get(f.type, pa.string())) for f in fields(Row)])
+
+
+def row_id(run: str, unit: str, index: int) -> str:
+    """The id of a row: the same for every attempt at its unit."""
+    return digest(run, unit, str(index))
+
+
+def rows_to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows as one record batch of `ROW_SCHEMA`."""
+    return pa.RecordBatch.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
+
+
+def batch_to_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:
+    """The inverse of `rows_to_batch`."""
+    return [_row(values) for values in batch.to_pylist()]
+
+
+def _row(values: dict[str, Any]) -> Row:
+    return Row(**{**values, "principles": tuple(values["principles"])})

@@ -1,0 +1,158 @@
+"""A run folder on any pyarrow filesystem. Every object is written once, complete, under its final name.
+
+The one exception is a driver's heartbeat, which `replace` overwrites. Knows nothing of what the files mean.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from generation.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Store:
+    """Files below one root. Paths are relative to it, with forward slashes.
+
+    Attributes:
+        uri: The root as the user wrote it: a local path or an URI that pyarrow understands.
+    """
+
+    uri: str
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The pyarrow filesystem of the root."""
+        return self._resolved()[0]
+
+    def path(self, relative: str) -> str:
+        """The full path of a file on `filesystem`."""
+        return f"{self._resolved()[1]}/{relative}" if relative else self._resolved()[1]
+
+    def child(self, relative: str) -> "Store":
+        """The store of a folder below this one."""
+        return Store(f"{self.uri.rstrip('/')}/{relative}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root lies on this machine's filesystem."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def local(self, relative: str) -> Path:
+        """A file's path for libraries that only open local files.
+
+        Raises:
+            StorageError: The store is not local.
+        """
+        if not self.is_local:
+            raise StorageError(f"{self.uri}/{relative}: needed as a local file; set run.scratch to a local folder")
+        return Path(self.path(relative))
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder is there."""
+        info: Any = self.filesystem.get_file_info(self.path(relative))
+        return info.type != fs.FileType.NotFound
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files directly in a folder, sorted; empty where it does not exist."""
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
+        infos: Any = self.filesystem.get_file_info(selector)
+        return sorted(i.base_name for i in infos if i.type == fs.FileType.File and not i.base_name.startswith("."))
+
+    def read(self, relative: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        try:
+            with self.filesystem.open_input_stream(self.path(relative)) as stream:
+                return stream.read()
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{relative}: cannot read: {error}") from error
+
+    def write_new(self, relative: str, content: bytes) -> None:
+        """Write a file that must not exist yet; it appears whole or not at all.
+
+        Raises:
+            FileExistsError: Somebody else wrote it first.
+            StorageError: It cannot be written.
+        """
+        try:
+            target = self.local(relative)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._beside(target) as temporary:
+                _write_durably(temporary, content)
+                os.link(temporary, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
+
+    def replace(self, relative: str, content: bytes) -> None:
+        """Write a file whether it exists or not; readers see the old or the new one, whole.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        try:
+            target = self.local(relative)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._beside(target) as temporary:
+                _write_durably(temporary, content)
+                temporary.replace(target)
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
+
+    def read_json(self, relative: str) -> Any:
+        """A JSON file."""
+        return json.loads(self.read(relative))
+
+    def read_lines(self, relative: str) -> list[Any]:
+        """A JSONL file."""
+        return [json.loads(line) for line in self.read(relative).splitlines() if line.strip()]
+
+    def _resolved(self) -> tuple[fs.FileSystem, str]:
+        if "://" not in self.uri:
+            return fs.LocalFileSystem(), str(Path(self.uri).absolute())
+        filesystem, path = fs.FileSystem.from_uri(self.uri)
+        return filesystem, path.rstrip("/")
+
+    @contextmanager
+    def _beside(self, target: Path) -> Iterator[Path]:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def json_bytes(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """JSONL of canonical JSON."""
+    return b"".join(json_bytes(value) + b"\n" for value in values)
+
+
+def digest(*parts: str) -> str:
+    """blake2b-128 of text parts, hex: the id of whatever the parts determine. `digest("a", "b") != digest("ab")`."""
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Training on curated rows: packing, the DeepSpeed loop, checkpoints and export. Imports no ray."""

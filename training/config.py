@@ -1,0 +1,76 @@
+"""The part of a recipe that training owns. Data only: no torch, no deepspeed."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Count = Annotated[int, Field(ge=1)]
+
+OWNED_DEEPSPEED_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+)
+
+
+class TrainingConfig(BaseModel):
+    """How the small model is trained on the curated rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    operations: ClassVar[frozenset[str]] = frozenset(
+        {
+            "ranks",
+            "cpus_per_rank",
+            "gpus_per_rank",
+            "checkpoint_every_steps",
+            "max_restarts",
+            "dataset_deadline_seconds",
+            "threads",
+        }
+    )
+
+    ranks: Count = 1
+    """Training processes; one per GPU."""
+    cpus_per_rank: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_rank: Annotated[float, Field(ge=0)] = 0.0
+    threads: Count = 1
+    """OpenMP threads of a rank."""
+    max_tokens: Count = 4096
+    """Length of a packed row, tokens. Longer instances are dropped and counted."""
+    rows_per_step: Count = 8
+    """Packed rows per optimizer step, over all ranks."""
+    rows_per_micro_batch: Count = 1
+    epochs: Annotated[float, Field(gt=0)] = 2.0
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """DeepSpeed JSON of your own, merged in; keys that the other fields own are refused."""
+    seed_repeats: Annotated[int, Field(ge=0)] = 4
+    """How often each human example (of the `mine` and `demo` splits) is in the training set."""
+    checkpoint_every_steps: Count = 100
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often a dead rank may restart the gang."""
+    dataset_deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """How long `psi train` waits for a dataset that is not sealed yet."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owned = sorted(set(value) & set(OWNED_DEEPSPEED_KEYS))
+        if owned:
+            raise ValueError(f"{', '.join(owned)}: set by the other fields of [training]; remove them here")
+        return value
