@@ -269,6 +269,9 @@ class EvaluationConfig(Section):
     max_items: Count | None = None
     sampling: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.0)
     bootstrap_samples: Count = 2000
+    oracle: str | None = None
+    """`file.py:function` beside the recipe, called with (task name, input): the true answer, for tasks whose truth can be computed.
+    Used to report label accuracy, never to choose rows."""
 
 
 class LimitsConfig(Section):

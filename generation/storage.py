@@ -154,5 +154,5 @@ def json_lines(values: Iterable[Any]) -> bytes:
 
 
 def digest(*parts: str) -> str:
-    """blake2b-128 of text parts, hex: the id of whatever the parts determine. `digest("a", "b") != digest("ab")`."""
+    """The id, blake2b-128 in hex, of whatever the parts determine; ("a", "b") and ("ab",) differ."""
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
