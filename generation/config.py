@@ -203,12 +203,12 @@ class PrinciplesConfig(Section):
     """Principles that share so many words in a row with a seed are retired."""
     probe_seeds: Count = 32
     """Seeds of the `validate` split on which the small model tries each candidate."""
+    probe_output_tokens: Count = 512
+    """Longest answer of the small model in a trial."""
     min_solve_gain: float = 0.0
     """A solve principle joins the selection when it adds more than this to the accuracy on the probe seeds."""
     prefix_token_budget: Count = 600
     """Tokens of principles in a prompt, counted as characters / 4."""
-    bundles: Count = 4
-    """Bundles per task, over which the selected principles rotate."""
 
 
 class VotingConfig(Section):
@@ -236,6 +236,8 @@ class GenerationConfig(Section):
     """Seeds of the `demo` split shown in a psi draft prompt."""
     direct_demonstrations: Count = 6
     """Seeds shown in each prompt of the `direct` arm."""
+    bundles: Count = 4
+    """Bundles per task: over them the generate principles and the demonstrations rotate."""
     difficulties: tuple[str, ...] = ()
     """Words for how hard an instance shall be; a cell for each."""
     flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
