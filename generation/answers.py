@@ -24,18 +24,19 @@ def extract_answer(config: AnswerConfig, text: str) -> str | None:
         config: The task's answer section.
         text: A completion, the part of it that a prompt set found, or the output column of a seed.
     """
-    found = cut_answer(config, text)
+    found = cut_answer(config.pattern, text) if config.pattern else None
     if found is None and config.kind == "regex":
         return None
     return canonical_answer(config, text if found is None else found[1])
 
 
-def cut_answer(config: AnswerConfig, text: str) -> tuple[str, str] | None:
-    """(text before the match, answer as written) of the last match of `config.pattern`; None without a match or a pattern."""
-    if config.pattern is None:
-        return None
+def cut_answer(pattern: str, text: str) -> tuple[str, str] | None:
+    """(text before the match, answer as written) of the last match of a pattern, or None where it does not match.
+
+    The answer is the first group, or the whole match of a pattern without groups.
+    """
     last = None
-    for match in _compiled(config.pattern).finditer(text):
+    for match in _compiled(pattern).finditer(text):
         last = match
     if last is None:
         return None

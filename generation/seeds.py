@@ -127,17 +127,17 @@ def _seed(config: TaskConfig, row: RawRow, problems: list[str]) -> Seed | None:
     rationale = _cell(row, fields.rationale, problems) if fields.rationale else ""
     if len(problems) > before:
         return None
-    cut = cut_answer(config.answer, output)
-    if config.answer.pattern is not None and cut is None:
-        problems.append(f"{row.where}: no match of the pattern {config.answer.pattern!r} in '{fields.output}'")
+    pattern = fields.answer_pattern or config.answer.pattern
+    cut = cut_answer(pattern, output) if pattern else ("", output)
+    if cut is None:
+        problems.append(f"{row.where}: the pattern {pattern!r} finds nothing in '{fields.output}'")
         return None
-    if cut is not None and not fields.rationale:
-        rationale = cut[0]
+    answer = extract_answer(config.answer, cut[1])
     # A whole label must stand there: "not sure, maybe yes" is no label, though `yes` could be found in it.
-    answer = extract_answer(config.answer, output)
-    if answer is None or (config.answer.kind == "choice" and cut is None and not _is_label(config, output)):
-        problems.append(f"{row.where}: {_no_answer(config, output if cut is None else cut[1])}")
+    if answer is None or (config.answer.kind == "choice" and _same(answer) != _same(cut[1])):
+        problems.append(f"{row.where}: {_no_answer(config, cut[1])}")
         return None
+    rationale = rationale if fields.rationale else cut[0]
     return Seed(digest(config.name, text, output), text, answer, rationale)
 
 
@@ -165,10 +165,6 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_label(config: TaskConfig, output: str) -> bool:
-    return _same(output) in {_same(label) for label in config.answer.labels}
 
 
 def _no_answer(config: TaskConfig, output: str) -> str:
