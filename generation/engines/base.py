@@ -86,7 +86,7 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
-    by_stage: dict[str, dict[str, int]] = field(default_factory=dict)
+    by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """Stage to counts of `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`."""
 
 

@@ -1,0 +1,24 @@
+"""Which endpoints may see which tasks."""
+
+from urllib.parse import urlsplit
+
+from generation.config import HttpEngine, TaskConfig
+from generation.errors import PrivacyError
+
+
+def require_allowed(config: HttpEngine, task: TaskConfig) -> None:
+    """Check that a task may be sent to an endpoint.
+
+    Raises:
+        PrivacyError: The task is private and the endpoint's host is not on its list.
+    """
+    if task.privacy == "public":
+        return
+    parts = urlsplit(config.url)
+    host, address = parts.hostname or "", parts.netloc.rpartition("@")[2].lower()
+    allowed = {entry.lower() for entry in task.allowed_endpoints}
+    if not host or not {host, address} & allowed:
+        raise PrivacyError(
+            f"task '{task.name}' is private and {address or config.url} is not among its allowed_endpoints "
+            f"({', '.join(sorted(allowed)) or 'none'}); add the host there, or use a vllm engine"
+        )

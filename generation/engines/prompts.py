@@ -1,0 +1,59 @@
+"""Turning a request's text into token ids, with the shared prefix encoded once.
+
+A prompt is `before + prefix + text + after`, where `before` and `after` are the chat template around a user message. The *head*
+(`before + prefix`) is encoded once per prefix, the *tail* per request. Where that would give other ids than encoding the whole, which is
+checked at the first use of each prefix, whole prompts are encoded instead.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+_MAX_HEADS = 1024
+_MARKER = "psi-user-message"
+
+
+class PromptEncoder:
+    """Encodes prompts for one tokenizer. Not thread-safe."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._chat = bool(getattr(tokenizer, "chat_template", None))
+        self._bos = [] if self._chat or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        framed = self._framed(f" {_MARKER} ")
+        self._strips = f" {_MARKER} " not in framed
+        self._before, _, self._after = self._framed(_MARKER).partition(_MARKER)
+        self._heads: OrderedDict[str, list[int] | None] = OrderedDict()
+
+    def encode(self, prefix: str, text: str) -> list[int]:
+        """Token ids of the prompt of a user message `prefix + text`."""
+        if prefix not in self._heads:
+            self._heads[prefix] = self._stable_head(prefix, text)
+            if len(self._heads) > _MAX_HEADS:
+                self._heads.popitem(last=False)
+        self._heads.move_to_end(prefix)
+        head = self._heads[prefix]
+        return self._whole(prefix, text) if head is None else head + self._tail(text)
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Completions as texts, without special tokens."""
+        return self._tokenizer.batch_decode([list(one) for one in ids], skip_special_tokens=True)
+
+    def _stable_head(self, prefix: str, text: str) -> list[int] | None:
+        head = self._bos + self._ids(self._before + (prefix.lstrip() if self._strips else prefix))
+        return head if head + self._tail(text) == self._whole(prefix, text) else None
+
+    def _tail(self, text: str) -> list[int]:
+        return self._ids((text.rstrip() if self._strips else text) + self._after)
+
+    def _whole(self, prefix: str, text: str) -> list[int]:
+        return self._bos + self._ids(self._framed(prefix + text))
+
+    def _framed(self, content: str) -> str:
+        if not self._chat:
+            return content
+        message = {"role": "user", "content": content}
+        return self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False) if text else []
