@@ -18,7 +18,6 @@ _ALONE_AFTER = 2
 
 @dataclass(slots=True)
 class _Wave:
-    task: str
     bundle: str
     num_units: int
     fresh: int = 0
@@ -105,15 +104,10 @@ class Ledger:
         """Replicas that asked or committed within the last lease time."""
         return len(self._replicas)
 
-    @property
-    def num_records(self) -> int:
-        """Plan records added."""
-        return len(self._waves)
-
-    def add_record(self, task: str, bundle: str, num_units: int) -> None:
+    def add_record(self, bundle: str, num_units: int) -> None:
         """Append the next plan record."""
         self._open[len(self._waves)] = None
-        self._waves.append(_Wave(task, bundle, num_units))
+        self._waves.append(_Wave(bundle, num_units))
         self.num_planned += num_units
 
     def lease(self, replica: str, now: float) -> Grant | None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from generation.visible import SettledUnit
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -103,3 +105,20 @@ class Progress:
     instances: dict[str, int]
     rejections: dict[str, int]
     tokens: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixAnswer:
+    """How plan order has gone on since the asker last looked.
+
+    Attributes:
+        settled: By task, the settled units that come next in plan order.
+        stale: Tasks of which the asker saw other units than are visible; it must fold them again from the start.
+        planned: Units in the plan, by task.
+        next_record: Index of the next plan record.
+    """
+
+    settled: dict[str, tuple[SettledUnit, ...]]
+    stale: frozenset[str]
+    planned: dict[str, int]
+    next_record: int
