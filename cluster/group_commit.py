@@ -1,0 +1,56 @@
+"""Group commit: many callers wait together for one durable write."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Line = dict[str, Any]
+
+
+class GroupCommit:
+    """Gathers lines for a moment and writes them as one segment; at most one write is under way.
+
+    After a failed write every later call fails with the same error: what is on storage is then not known any more.
+
+    Args:
+        write: Writes a segment durably; called in a thread.
+        written: Called in the event loop with the lines of each segment that was written.
+        seconds: How long lines are gathered.
+    """
+
+    def __init__(
+        self, write: Callable[[Sequence[Line]], None], written: Callable[[Sequence[Line]], None], seconds: float
+    ) -> None:
+        self._write = write
+        self._written = written
+        self._seconds = seconds
+        self._lines: list[Line] = []
+        self._gathering: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._error: Exception | None = None
+
+    async def append(self, lines: Sequence[Line]) -> None:
+        """Returns when these lines, and all that were appended before them, are durable.
+
+        Raises:
+            Exception: Whatever `write` raised, now or before.
+        """
+        self._lines.extend(lines)
+        if self._gathering is None:
+            self._gathering = asyncio.ensure_future(self._flush())
+        await asyncio.shield(self._gathering)
+
+    async def _flush(self) -> None:
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._seconds)
+            lines, self._lines, self._gathering = self._lines, [], None
+            if self._error:
+                raise self._error
+            if not lines:
+                return
+            try:
+                await asyncio.to_thread(self._write, lines)
+            except Exception as error:
+                self._error = error
+                raise
+            self._written(lines)
