@@ -1,0 +1,138 @@
+"""The flow that writes one instance: a draft, cheap checks, then blind answers that vote. It ends as exactly one row, whatever happens."""
+
+import json
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from generation.config import GenerationConfig, VotingConfig
+from generation.curation.text import input_key
+from generation.engines.base import Completion, Request, Sampling
+from generation.errors import Reject
+from generation.flows import Flow
+from generation.instances.parse import parse_draft, read_answer, strip_citations
+from generation.instances.plan import FlowPlan, PlanRecord
+from generation.instances.vote import Vote
+from generation.prompts.prompt_set import PromptSet
+from generation.rows import Row, row_id
+from generation.storage import json_bytes
+from generation.task import Task
+
+SINGLE_ANSWER = VotingConfig(rounds=(1,), min_agreement=0.0)
+"""Free texts cannot be compared, so one of them is all the evidence there is."""
+
+
+@dataclass(frozen=True)
+class InstanceContext:
+    """What all instance flows of one arm share. Pickles; `without_seeds` of the tasks keeps it small.
+
+    Attributes:
+        run_id: Of the arm's run folder; part of each row id.
+        tasks: By name.
+        prompts: The prompt set.
+        generation: Its section of the recipe.
+        model: Weight digest of the small model.
+    """
+
+    run_id: str
+    tasks: Mapping[str, Task]
+    prompts: PromptSet
+    generation: GenerationConfig
+    model: str
+
+    @cached_property
+    def draft_sampling(self) -> Sampling:
+        """How drafts are drawn."""
+        return Sampling(**self.generation.draft.model_dump())
+
+    @cached_property
+    def answer_sampling(self) -> Sampling:
+        """How answers are drawn."""
+        return Sampling(**self.generation.answer.model_dump())
+
+    @cached_property
+    def sampling_json(self) -> str:
+        """Both, as rows hold them."""
+        values = {"draft": self.generation.draft.model_dump(), "answer": self.generation.answer.model_dump()}
+        return json_bytes(values).decode()
+
+
+def write_instance(
+    plan: FlowPlan, record: PlanRecord, context: InstanceContext, seen: AbstractSet[str] = frozenset()
+) -> Flow:
+    """Write one instance; returns its `Row`, an instance or a rejection.
+
+    Args:
+        plan: Which cell, at which place of which unit.
+        record: The plan record of the unit.
+        context: What the flows of the arm share.
+        seen: `input_key` of inputs that curation kept before: drafts of these are dropped before votes are spent. Read, never changed.
+    """
+    row = _started(plan, record, context)
+    draft: Completion = yield Request(
+        record.bundle.draft_prefix, plan.cell.draft_text, context.draft_sampling, stage="draft"
+    )
+    try:
+        text = parse_draft(draft, context.prompts, len(record.bundle.principles))
+    except Reject as reject:
+        return _rejected(row, reject, draft.error or draft.text)
+    row = replace(row, input=text)
+    if input_key(text) in seen:
+        return _rejected(row, Reject("duplicate", "input accepted before"))
+    return (yield from _answered(row, plan, record, context))
+
+
+def _started(plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Row:
+    return Row(
+        row_id=row_id(context.run_id, plan.unit, plan.index),
+        unit=plan.unit,
+        index=plan.index,
+        task=record.task,
+        status="instance",
+        bundle=record.bundle.bundle_id,
+        principles=record.bundle.principles,
+        cell=plan.cell.cell_id,
+        model=context.model,
+        sampling=context.sampling_json,
+        round=record.round,
+    )
+
+
+def _rejected(row: Row, reject: Reject, raw: str = "") -> Row:
+    return replace(row, status="rejection", stage=reject.stage, reason=reject.reason, raw=raw)
+
+
+def _answered(row: Row, plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Flow:
+    """Ask for blind answers until their vote is settled, and finish the row."""
+    task = context.tasks[record.task]
+    answer_config = task.config.answer
+    vote = Vote(SINGLE_ANSWER if answer_config.kind == "open" else context.generation.voting, plan.cell.label)
+    text = context.prompts.render("answer_text", task=task, input=row.input)
+    request = Request(record.bundle.answer_prefix, text, context.answer_sampling, stage="answer")
+    given: list[Completion] = []
+    while wanted := vote.wanted():
+        completions: list[Completion] = yield [request] * wanted
+        refused = next((c for c in completions if c.finish == "error"), None)
+        if refused is not None:
+            return _rejected(row, Reject("engine", "answer refused"), refused.error)
+        given += completions
+        vote.answers += [
+            read_answer(c.text, context.prompts, answer_config) if c.finish == "stop" else None for c in completions
+        ]
+    return _voted(row, vote, given, context.prompts)
+
+
+def _voted(row: Row, vote: Vote, given: list[Completion], prompts: PromptSet) -> Row:
+    row = replace(
+        row,
+        answer=vote.leader or "",
+        votes=json.dumps(vote.counts, sort_keys=True, ensure_ascii=False),
+        agreement=vote.agreement,
+    )
+    try:
+        majority = vote.outcome()
+    except Reject as reject:
+        return _rejected(row, reject, given[0].text if vote.leader is None else "")
+    agreeing = (c.text for c, answer in zip(given, vote.answers, strict=True) if answer == majority)
+    return replace(row, rationale=min((strip_citations(text, prompts) for text in agreeing), key=len))

@@ -1,0 +1,205 @@
+"""Mining: what the large model is asked on each level, what its answers say, and the gates that need no model.
+
+Owns the calls and the reading of their completions; who asks, and the selection, are elsewhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from re import Match
+from typing import Literal
+
+from generation.config import LevelConfig, PrinciplesConfig
+from generation.engines.base import Completion, Request, Sampling
+from generation.errors import BudgetError
+from generation.flows import FlowCall
+from generation.journal import Journal, journalled
+from generation.principles.ask import Ask, Asks, Trial, ask_once, try_principles, values_of
+from generation.principles.cluster_seeds import cluster_seeds
+from generation.principles.evidence import Evidence, Mistake, gather_evidence
+from generation.principles.leak import LeakIndex
+from generation.principles.model import KINDS, Kind, Principle, principle_id
+from generation.prompts.prompt_set import PromptSet
+from generation.task import Seed, Task
+
+STAGE = "mine"
+SEEDS_PER_TRIAL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class MiningCall:
+    """One question to the large model.
+
+    Attributes:
+        level: Name of its level.
+        config: The level's section of the recipe.
+        evidence: What it shows.
+        call: The flow that asks it; returns a `Completion`.
+    """
+
+    level: str
+    config: LevelConfig
+    evidence: Evidence
+    call: FlowCall
+
+
+def find_mistakes(
+    task: Task, config: PrinciplesConfig, prompts: PromptSet, small: Ask, journal: Journal
+) -> list[Mistake]:
+    """Seeds of the `mine` split that the small model gets wrong without principles; empty where no level asks for errors.
+
+    The answers are journalled, so that a restart shows the large model the same mistakes and finds its answers in the journal. An
+    answer that could not be read is no mistake to learn from.
+    """
+    wanted = sum(level.calls * level.seeds_per_call for level in config.levels.values() if level.evidence == "errors")
+    seeds = task.split("mine")[: 4 * wanted]
+    bare = Task(task.config, ())
+    calls: list[FlowCall] = []
+    for start in range(0, len(seeds), SEEDS_PER_TRIAL):
+        arguments = (bare, prompts, (), seeds[start : start + SEEDS_PER_TRIAL], config.probe_output_tokens)
+        call = FlowCall(f"mistakes/{task.name}/{start:06d}", try_principles, arguments)
+        calls.append(FlowCall(call.key, journalled, (call, journal)))
+    answered = values_of(small(calls)) if calls else {}
+    trials: dict[str, Trial] = {trial.seed_id: trial for key in sorted(answered) for trial in answered[key]}
+    return [
+        Mistake(seed, trial.answer, trial.text)
+        for seed in seeds
+        if (trial := trials[seed.seed_id]).answer is not None and not trial.right
+    ]
+
+
+def mining_calls(
+    task: Task, config: PrinciplesConfig, prompts: PromptSet, mistakes: Sequence[Mistake], rng_seed: int
+) -> list[MiningCall]:
+    """Every question of every level. The same arguments give the same questions, whichever were asked before."""
+    clusters = cluster_seeds(task.split("mine"), by_label=bool(task.labels), rng_seed=rng_seed)
+    sampling = Sampling(**config.sampling.model_dump())
+    made: list[MiningCall] = []
+    for name, level in config.levels.items():
+        rng = Random(f"{rng_seed} {task.name} {name}")
+        for number, evidence in enumerate(gather_evidence(level, clusters, mistakes, rng)):
+            text = prompts.render(
+                level.prompt,
+                task=task,
+                seeds=evidence.seeds,
+                mistakes=evidence.mistakes,
+                max_principles=level.max_principles_per_call,
+                level=name,
+            )
+            call = FlowCall(
+                f"mine/{task.name}/{name}/{number:04d}", ask_once, (Request("", text, sampling, stage=STAGE),)
+            )
+            made.append(MiningCall(name, level, evidence, call))
+    return made
+
+
+def ask_large(calls: Sequence[FlowCall], large: Ask, journal: Journal, token_budget: int) -> dict[str, Completion]:
+    """Completions by call key, from the journal where they are there, else from the large model.
+
+    Args:
+        calls: Flows that each return a `Completion`.
+        large: Asks the large model.
+        journal: Where each completion is written before it is used.
+        token_budget: Prompt plus output tokens over all restarts; what the journal holds is already spent.
+
+    Raises:
+        BudgetError: Calls are left and the budget is used up.
+    """
+    replayed = {call.key: journal.replay(call) for call in calls}
+    results = [result for result in replayed.values() if result is not None]
+    left = [FlowCall(call.key, journalled, (call, journal)) for call in calls if replayed[call.key] is None]
+    if left:
+        spent = journal.tokens(STAGE)
+        if spent >= token_budget:
+            raise BudgetError(
+                f"principles: the large model has used {spent} of {token_budget} tokens and {len(left)} of {len(calls)} "
+                "calls are not answered; raise principles.large_token_budget and run the same command again"
+            )
+        results += large(left, token_budget=token_budget - spent)
+    return values_of(results)
+
+
+def mine_candidates(
+    task: Task, config: PrinciplesConfig, prompts: PromptSet, asks: Asks, calls: Sequence[MiningCall], journal: Journal
+) -> list[Principle]:
+    """Ask every question and read the answers: one candidate a principle, and one retired candidate a completion without any."""
+    completions = ask_large([call.call for call in calls], asks.large, journal, config.large_token_budget)
+    return [
+        replace(candidate, model=asks.large_model)
+        for call in calls
+        for candidate in read_candidates(task.name, call, completions[call.call.key], prompts)
+    ]
+
+
+def read_candidates(task: str, call: MiningCall, completion: Completion, prompts: PromptSet) -> list[Principle]:
+    """The principles in one completion, at most `max_principles_per_call`; what cannot be read is a retired one with the raw text."""
+    matches = list(prompts.pattern("principle").finditer(completion.text.strip()))[
+        : call.config.max_principles_per_call
+    ]
+    if completion.finish == "error":
+        return [_unreadable(task, call, completion.error, "engine: request refused")]
+    if not matches:
+        reason = (
+            "unreadable: cut before a principle ended" if completion.finish == "length" else "unreadable: no principle"
+        )
+        return [_unreadable(task, call, completion.text, reason)]
+    return [_candidate(task, call, match) for match in matches]
+
+
+def gate(candidate: Principle, max_words: int, leaks: LeakIndex) -> Principle:
+    """The candidate, retired where it fails a gate that needs no model: no text, no kind, no support, too long, a leak."""
+    if candidate.status == "retired":
+        return candidate
+    words = len(candidate.text.split())
+    failures = (
+        "unreadable: empty" if not words else "",
+        "unreadable: no kind" if not candidate.kind else "",
+        "unreadable: support names no example that was shown" if not candidate.support else "",
+        f"length: over {max_words} words" if words > max_words else "",
+        leaks.leak(f"{candidate.when} {candidate.text}"),
+    )
+    reason = next(filter(None, failures), "")
+    return replace(candidate, status="retired", reason=reason) if reason else candidate
+
+
+def _candidate(task: str, call: MiningCall, match: Match[str]) -> Principle:
+    text = " ".join(match["text"].split())
+    stated = _group(match, "kind").casefold()
+    kind: Kind | Literal[""] = call.config.kind or next((kind for kind in KINDS if kind == stated), "")
+    return Principle(
+        principle_id(task, call.level, kind, text),
+        task,
+        call.level,
+        kind,
+        text,
+        when=" ".join(_group(match, "when").split()),
+        support=_support(match, call.evidence.seeds),
+        template=call.config.prompt,
+        calls=(call.call.key,),
+    )
+
+
+def _unreadable(task: str, call: MiningCall, text: str, reason: str) -> Principle:
+    return Principle(
+        principle_id(task, call.level, "", text), task, call.level, "", text,
+        template=call.config.prompt, calls=(call.call.key,), status="retired", reason=reason,
+    )  # fmt: skip
+
+
+def _support(match: Match[str], seeds: Sequence[Seed]) -> tuple[str, ...]:
+    """Ids of the examples that a principle names by number, from 1; all that were shown where the prompt set has no such field."""
+    if "support" not in match.re.groupindex:
+        return tuple(seed.seed_id for seed in seeds)
+    numbers = _numbers(_group(match, "support"))
+    return tuple(dict.fromkeys(seeds[number - 1].seed_id for number in numbers if 1 <= number <= len(seeds)))
+
+
+def _group(match: Match[str], name: str) -> str:
+    return (match[name] or "").strip() if name in match.re.groupindex else ""
+
+
+def _numbers(text: str) -> Iterable[int]:
+    """`1, 3` or `E1 and E3` as 1 and 3; a number of many digits names nothing."""
+    return (
+        int(part) for part in "".join(c if c.isdigit() and c.isascii() else " " for c in text).split() if len(part) < 4
+    )
