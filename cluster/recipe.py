@@ -1,0 +1,180 @@
+"""Recipes: one TOML a run, as frozen models, with every mistake reported at once.
+
+Owns the sections that concern the whole system and the loading; the rest of a recipe belongs to `generation.config` and
+`training.config`. Imports no engine, no Ray, no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from cluster.identity import identity_of
+from cluster.recipe_checks import find_mistakes, resolve_paths
+from cluster.recipe_mistakes import describe
+from cluster.recipe_source import read_source
+from generation.config import (
+    Count,
+    CurationConfig,
+    EvaluationConfig,
+    GenerationConfig,
+    LimitsConfig,
+    PoolConfig,
+    PrinciplesConfig,
+    Section,
+    TaskConfig,
+)
+from generation.errors import PrivacyError, RecipeError
+from generation.prompts.prompt_set import DEFAULT_SET
+from generation.storage import digest, json_bytes
+from generation.task import Task
+from training.config import TrainingConfig
+
+
+class RunConfig(Section):
+    """What the run is called and where it is kept."""
+
+    operations = frozenset({"output", "scratch"})
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
+    """Part of every row's id."""
+    output: str = ""
+    """Run folder: a path, relative to where the command is started, or an URI that pyarrow understands. Default: `runs/<name>`."""
+    scratch: str = ""
+    """Local folder for training state and models on their way. Default: `<output>/scratch`."""
+    seed: int = 0
+
+
+class PoolsConfig(Section):
+    """The engines, by stage."""
+
+    large: PoolConfig | None = None
+    """Writes principles. Not needed with `principles.from_file`, nor by the arms base and direct."""
+    small: PoolConfig
+    """Writes instances; the model that is trained."""
+
+
+class ClusterConfig(Section):
+    """The machines, and how their work is handed out."""
+
+    operations = frozenset({"address", "placement", "lease_seconds", "max_replica_restarts", "local_cpus"})
+
+    address: str | None = None
+    """A running Ray cluster (`auto`, `host:port`, `ray://host:port`). Default: a local one for this run."""
+    placement: Literal["side-by-side", "turns"] = "side-by-side"
+    """Whether the pools hold their devices at the same time or one after the other."""
+    lease_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """A unit that is not committed by then is handed to another replica."""
+    max_replica_restarts: Annotated[int, Field(ge=0)] = 5
+    """Restarts per pool before the run gives up."""
+    local_cpus: Count | None = None
+    """CPUs that a local cluster offers. Default: those of the machine."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    run: RunConfig
+    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    prompts: str = DEFAULT_SET
+    """The default prompt set, or a folder beside the recipe."""
+    pools: PoolsConfig
+    principles: PrinciplesConfig = PrinciplesConfig()
+    generation: GenerationConfig
+    curation: CurationConfig = CurationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    limits: LimitsConfig = LimitsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that holds together.
+
+    Attributes:
+        recipe: With absolute paths; models that are not folders are hub ids.
+        folder: Where its file lies.
+    """
+
+    recipe: Recipe
+    folder: Path
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Dotted key to value of all that decides what the run is; files and weights by digest. Reads the weights once."""
+        return identity_of(self.recipe)
+
+    @cached_property
+    def identity_hash(self) -> str:
+        """blake2b-128 of the identity, hex."""
+        return digest(json_bytes(self.identity).decode())
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe, apply `section.field=value` overrides, and check all that can be checked without opening its data.
+
+    Args:
+        path: The TOML file, or a folder that holds `recipe.toml`.
+        overrides: Later ones win. List items go by number or, for tasks, by name: `tasks.0.max_seeds=20`.
+
+    Raises:
+        RecipeError: It has mistakes; the message lists all of them.
+        PrivacyError: A private task would be sent to an endpoint that it does not allow (listed beside other mistakes).
+    """
+    file = Path(path) / "recipe.toml" if Path(path).is_dir() else Path(path)
+    source = read_source(file, overrides)
+    try:
+        recipe = Recipe.model_validate(source.values)
+    except ValidationError as error:
+        raise RecipeError(_listing(file, [*source.mistakes, *describe(error, Recipe, source.values)])) from error
+    folder = file.parent.absolute()
+    values, unresolved = resolve_paths(recipe, folder)
+    recipe = Recipe.model_validate(values)
+    mistakes, leaks = find_mistakes(recipe, folder)
+    mistakes = [*source.mistakes, *unresolved, *mistakes, *leaks]
+    if mistakes:
+        raise (PrivacyError if leaks else RecipeError)(_listing(file, mistakes))
+    return LoadedRecipe(recipe, folder)
+
+
+def preview_of(loaded: LoadedRecipe, rows: int) -> LoadedRecipe:
+    """The same recipe with so many rows per task, the psi arm only, and a run folder of its own: `<output>-preview`.
+
+    Raises:
+        RecipeError: The recipe has nothing to write principles with.
+    """
+    run = loaded.recipe.run
+    output = f"{run.output.rstrip('/')}-preview"
+    beside = run.scratch.rstrip("/") == f"{run.output.rstrip('/')}/scratch"
+    changes = {
+        "run": run.model_copy(
+            update={"output": output, "scratch": f"{output}/scratch" if beside else f"{run.scratch}-preview"}
+        ),
+        "generation": loaded.recipe.generation.model_copy(update={"accepted_rows": rows, "arms": ("psi",)}),
+    }
+    recipe = loaded.recipe.model_copy(update=changes)
+    mistakes, _ = find_mistakes(recipe, loaded.folder)
+    if mistakes:
+        raise RecipeError(_listing(loaded.folder, mistakes))
+    return LoadedRecipe(recipe, loaded.folder)
+
+
+def load_tasks(loaded: LoadedRecipe) -> list[Task]:
+    """The recipe's tasks with their seeds, read, checked and split.
+
+    Raises:
+        SeedError: Rows are wrong; the message lists them for all tasks.
+    """
+    # pyarrow, which reads the seeds, takes longer to import than a recipe to load.
+    from generation.seeds import load_tasks as load
+
+    return load(loaded.recipe.tasks)
+
+
+def _listing(path: Path, mistakes: Sequence[str]) -> str:
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return f"{path}: {count}:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)

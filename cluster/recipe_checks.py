@@ -1,0 +1,181 @@
+"""What no single section can check: files that must exist, and sections that must fit each other."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from generation.config import HttpEngine, PoolConfig, TaskConfig, VllmEngine
+from generation.engines.privacy import require_allowed
+from generation.errors import PrivacyError, RecipeError
+from generation.prompts.prompt_set import DEFAULT_SET, PromptSet, load_prompt_set
+
+if TYPE_CHECKING:
+    from cluster.recipe import Recipe
+
+NEEDED_TEMPLATES = ("draft_prefix", "draft_text", "answer_prefix", "answer_text", "student", "student_answer")
+NEEDED_PATTERNS = ("input", "answer")
+
+
+def resolve_paths(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's values with absolute paths, and the paths that lead nowhere.
+
+    Data, prompts and models are relative to the recipe, outputs to where the command is started. A model that is no folder is a hub
+    id, unless it is written like a path.
+    """
+    values = recipe.model_dump()
+    mistakes: list[str] = []
+    run = values["run"]
+    run["output"] = _absolute(run["output"] or f"runs/{run['name']}")
+    if not run["scratch"] and "://" in run["output"]:
+        mistakes.append(
+            f"run.scratch: is missing; {run['output']} is not a local folder, so name one for temporary files"
+        )
+    run["scratch"] = _absolute(run["scratch"] or f"{run['output'].rstrip('/')}/scratch")
+    if recipe.prompts != DEFAULT_SET:
+        values["prompts"] = str(folder / recipe.prompts)
+    for index, task in enumerate(values["tasks"]):
+        for key in ("seeds", "evaluation"):
+            task[key] = _existing(folder, task[key], f"tasks.{index}.{key}", mistakes)
+    principles = values["principles"]
+    principles["from_file"] = _existing(folder, principles["from_file"], "principles.from_file", mistakes)
+    for name, pool in values["pools"].items():
+        if pool and pool["engine"]["kind"] == "vllm":
+            pool["engine"]["model"] = _model(folder, pool["engine"]["model"], name, mistakes)
+    return values, mistakes
+
+
+def find_mistakes(recipe: Recipe, folder: Path) -> tuple[list[str], list[str]]:
+    """(mistakes, private tasks that would leave the allowed machines) of a recipe with absolute paths."""
+    mistakes = [
+        *_task_mistakes(recipe),
+        *_principle_mistakes(recipe),
+        *_prompt_mistakes(recipe, folder),
+        *_length_mistakes(recipe),
+        *_oracle_mistakes(recipe, folder),
+    ]
+    pools = {"large": recipe.pools.large, "small": recipe.pools.small}
+    leaks = [leak for name, pool in pools.items() if pool for leak in _leaks(name, pool, recipe.tasks)]
+    return mistakes, leaks
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _existing(folder: Path, path: str | None, key: str, mistakes: list[str]) -> str | None:
+    if path is None:
+        return None
+    if not (folder / path).exists():
+        mistakes.append(f"{key}: {path} does not exist in {folder}; correct the path")
+    return str(folder / path)
+
+
+def _model(folder: Path, model: str, pool: str, mistakes: list[str]) -> str:
+    key = f"pools.{pool}.engine.model"
+    place = folder / model
+    if place.is_dir():
+        if not (place / "config.json").is_file():
+            mistakes.append(f"{key}: {place} holds no config.json; name a Hugging Face model folder")
+        return str(place)
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        mistakes.append(f"{key}: {model} does not exist in {folder}; name a model folder or a hub id (owner/name)")
+    return model
+
+
+def _task_mistakes(recipe: Recipe) -> list[str]:
+    mistakes: list[str] = []
+    names = [task.name for task in recipe.tasks]
+    for index, task in enumerate(recipe.tasks):
+        key = f"tasks.{index}"
+        if names.index(task.name) < index:
+            mistakes.append(f"{key}.name: {task.name} is the name of an earlier task; give each its own")
+        if len({label.casefold() for label in task.answer.labels}) < len(task.answer.labels):
+            mistakes.append(f"{key}.answer.labels: two labels are equal but for case; rename one of them")
+        patterns = {"answer.pattern": task.answer.pattern, "fields.answer_pattern": task.fields.answer_pattern}
+        mistakes += [f"{key}.{name}: {wrong}" for name, text in patterns.items() if text and (wrong := _regex(text))]
+    return mistakes
+
+
+def _regex(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"{pattern!r} is no regular expression: {error}; correct it"
+    return None
+
+
+def _principle_mistakes(recipe: Recipe) -> list[str]:
+    if "psi" not in recipe.generation.arms or recipe.pools.large or recipe.principles.from_file:
+        return []
+    return [
+        "pools.large: is missing, and the psi arm needs principles; add a large model, or name a file of principles "
+        "in principles.from_file, or leave psi out of generation.arms"
+    ]
+
+
+def _prompt_mistakes(recipe: Recipe, folder: Path) -> list[str]:
+    try:
+        prompts = load_prompt_set(recipe.prompts, folder)
+        missing = [
+            f"prompts: patterns.toml has no '{name}'" for name in NEEDED_PATTERNS if not prompts.has_pattern(name)
+        ]
+    except RecipeError as error:
+        return [str(error)]
+    missing += [f"prompts: {name}.jinja is missing" for name in NEEDED_TEMPLATES if not _has(prompts, name)]
+    if not recipe.principles.from_file:
+        missing += [
+            f"principles.levels.{level}.prompt: the prompt set has no {config.prompt}.jinja; write it or leave the level out"
+            for level, config in recipe.principles.levels.items()
+            if not _has(prompts, config.prompt)
+        ]
+    return missing
+
+
+def _has(prompts: PromptSet, template: str) -> bool:
+    return (Path(prompts.folder) / f"{template}.jinja").is_file()
+
+
+def _length_mistakes(recipe: Recipe) -> list[str]:
+    generation, rounds = recipe.generation, recipe.generation.voting.rounds
+    mistakes: list[str] = []
+    if not rounds or any(later <= earlier for earlier, later in itertools.pairwise(rounds)):
+        mistakes.append(f"generation.voting.rounds: {list(rounds)} must grow, such as [2, 4, 8]")
+    used = {
+        "generation.draft": (recipe.pools.small, generation.draft),
+        "generation.answer": (recipe.pools.small, generation.answer),
+        "evaluation.sampling": (recipe.pools.small, recipe.evaluation.sampling),
+        "principles.sampling": (recipe.pools.large, recipe.principles.sampling),
+    }
+    for key, (pool, sampling) in used.items():
+        if pool and isinstance(pool.engine, VllmEngine) and sampling.max_output_tokens >= pool.engine.max_model_len:
+            mistakes.append(
+                f"{key}.max_output_tokens: {sampling.max_output_tokens} leaves no room for a prompt in the engine's "
+                f"max_model_len of {pool.engine.max_model_len}; lower it"
+            )
+    return mistakes
+
+
+def _oracle_mistakes(recipe: Recipe, folder: Path) -> list[str]:
+    oracle = recipe.evaluation.oracle
+    if oracle is None:
+        return []
+    file, _, function = oracle.partition(":")
+    if not function or not (folder / file).is_file():
+        return [f"evaluation.oracle: {oracle} is not file.py:function with a file in {folder}; correct it"]
+    return []
+
+
+def _leaks(name: str, pool: PoolConfig, tasks: tuple[TaskConfig, ...]) -> list[str]:
+    engine = pool.engine
+    if not isinstance(engine, HttpEngine):
+        return []
+    leaks: list[str] = []
+    for task in tasks:
+        try:
+            require_allowed(engine, task)
+        except PrivacyError as error:
+            leaks.append(f"pools.{name}.engine.url: {error}")
+    return leaks
