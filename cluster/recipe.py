@@ -37,10 +37,12 @@ from training.config import TrainingConfig
 class RunConfig(Section):
     """What the run is called and where it is kept."""
 
-    operations = frozenset({"output", "scratch"})
+    operations = frozenset({"description", "output", "scratch"})
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")]
     """Part of every row's id."""
+    description: str = ""
+    """For the reader of the report."""
     output: str = ""
     """Run folder: a path, relative to where the command is started, or an URI that pyarrow understands. Default: `runs/<name>`."""
     scratch: str = ""
