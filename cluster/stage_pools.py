@@ -1,0 +1,77 @@
+"""The large and the small pool of a run, started when a stage first asks for them, and what they were asked, counted."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from cluster.pools import Pool
+from cluster.recipe import Recipe
+from generation.flows import FlowCall, FlowResult
+
+TOKEN_KINDS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
+
+
+@dataclass
+class TokenBook:
+    """Tokens by stage: `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`."""
+
+    stages: dict[str, dict[str, int]] = field(
+        default_factory=lambda: defaultdict(lambda: dict.fromkeys(TOKEN_KINDS, 0))
+    )
+
+    def add(self, stage: str, results: list[FlowResult]) -> None:
+        """Count what some flows used."""
+        for result in results:
+            for kind in TOKEN_KINDS:
+                self.stages[stage][kind] += getattr(result, kind)
+
+
+class StagePools:
+    """Starts each pool once, and in turns where the recipe wants it: then asking for one closes the other."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._open: dict[str, Pool] = {}
+
+    def __enter__(self) -> "StagePools":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def large(self) -> Pool:
+        """The pool that writes principles; a recipe that needs it has one."""
+        return self._get("large")
+
+    def small(self) -> Pool:
+        """The pool that writes instances."""
+        return self._get("small")
+
+    def asker(self, name: str, stage: str, book: TokenBook) -> Callable[..., list[FlowResult]]:
+        """`pool.ask` of the pool `name`, which is started at the first call; tokens are booked under `stage`."""
+
+        def ask(calls: list[FlowCall], token_budget: int | None = None) -> list[FlowResult]:
+            results = self._get(name).ask(calls, token_budget)
+            book.add(stage, results)
+            return results
+
+        return ask
+
+    def close(self) -> None:
+        """Stop all replicas."""
+        for pool in self._open.values():
+            pool.close()
+        self._open.clear()
+
+    def _get(self, name: str) -> Pool:
+        if name not in self._open:
+            if self._recipe.cluster.placement == "turns":
+                self.close()
+            config = getattr(self._recipe.pools, name)
+            pool = Pool(name, config, max_restarts=self._recipe.cluster.max_replica_restarts)
+            self._open[name] = pool
+            pool.start()
+        return self._open[name]

@@ -1,0 +1,148 @@
+"""The stages of a run. Each looks at the run folder first and does only what is not there yet."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.open_run import OpenRun
+from cluster.pools import Pool
+from cluster.progress import Counters
+from cluster.stage_pools import StagePools, TokenBook
+from generation.dataset import DATASET_FOLDER, SealedDataset, human_rows, read_sealed
+from generation.engines.privacy import require_allowed
+from generation.engines.weights import model_digest
+from generation.errors import NotSealedError
+from generation.evaluate import ItemResult, evaluation_calls, score
+from generation.journal import Journal
+from generation.principles.ask import Asks, values_of
+from generation.principles.find import find_principles
+from generation.principles.model import Principle, load_principles, principles_file, read_principles, write_principles
+from generation.seeds import load_evaluation
+from generation.storage import json_bytes, json_lines
+
+MODEL_FOLDER = "models/round-0"
+
+
+def principles_stage(run: OpenRun, pools: StagePools) -> list[Principle]:
+    """Mine and select principles, or read those of the run."""
+    if run.store.exists(principles_file(0)):
+        return read_principles(run.store)
+    with run.record("principles") as facts:
+        config, book = run.recipe.principles, TokenBook()
+        if config.from_file is not None:
+            found = load_principles(config.from_file, [task.name for task in run.tasks])
+        else:
+            found = _mine(run, pools, book)
+        write_principles(run.store, found)
+        facts["tokens"] = dict(book.stages)
+    return found
+
+
+def _mine(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
+    large = run.recipe.pools.large
+    assert large is not None
+    for task in run.tasks:
+        if large.engine.kind == "http":
+            require_allowed(large.engine, task.config)
+    name = model_name(large.engine)
+    asks = Asks(large=pools.asker("large", "mine", book), small=pools.asker("small", "probe", book), large_model=name)
+    found: list[Principle] = []
+    for number, task in enumerate(run.tasks):
+        run.line.show(Counters("principles", number, len(run.tasks), noun="tasks"))
+        found += find_principles(
+            task, run.recipe.principles, run.prompts, asks, Journal(run.store), run.recipe.run.seed
+        )
+    return found
+
+
+def model_name(engine: Any) -> str:
+    """Weight digest of a model on disk, else its name."""
+    folder = getattr(engine, "model", engine.kind)
+    return model_digest(folder) if Path(folder).is_dir() else folder
+
+
+def model_folder(run: OpenRun, arm: str, dataset: SealedDataset) -> str:
+    """Where the model of an arm's dataset goes, in the arm's folder: `models/round-0`, with a suffix once the dataset has grown."""
+    first = run.arm(arm).child(DATASET_FOLDER).read_json("SEALED.json")["digest"]
+    return MODEL_FOLDER if dataset.digest == first else f"{MODEL_FOLDER}-{dataset.digest[:8]}"
+
+
+def train_stage(run: OpenRun, arm: str) -> None:
+    """Train the small model on an arm's dataset, or go on where that stopped."""
+    from cluster.train_job import run_training
+    from training.job import TrainingJob
+
+    store, config = run.arm(arm), run.recipe.training
+    dataset = read_sealed(store.child(DATASET_FOLDER).uri)
+    output, stage = model_folder(run, arm, dataset), f"train-{arm}"
+    if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["dataset"] == dataset.digest:
+        return
+    scratch = Path(run.recipe.run.scratch) / arm / dataset.digest[:8]
+    with run.record(stage) as facts:
+        job = TrainingJob(
+            model=run.recipe.pools.small.engine.model,
+            dataset=store.child(DATASET_FOLDER).uri,
+            human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats else None,
+            output=store.child(output).uri,
+            checkpoints=str(scratch),
+            metrics=str(scratch / "training.jsonl"),
+            config=config,
+            seed=run.recipe.run.seed,
+            name=f"{run.recipe.run.name}-{arm}-{dataset.digest[:8]}",
+        )
+        facts |= {"dataset": dataset.digest, "model": output, **run_training(job)}
+        store.replace("metrics/training.jsonl", Path(job.metrics).read_bytes())
+
+
+def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
+    """Score the base model, or the model of an arm, on the evaluation sets."""
+    items = {task.name: load_evaluation(task.config)[: run.recipe.evaluation.max_items] for task in run.tasks}
+    tasks = [task for task in run.tasks if items[task.name]]
+    if not tasks:
+        run.line.say(f"evaluate {arm}: no task has an evaluation set; not measured")
+        return
+    model, stage = _evaluated_model(run, arm), f"evaluate-{arm}"
+    if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["model"] == model:
+        return
+    with run.record(stage) as facts:
+        book = TokenBook()
+        calls = evaluation_calls(tasks, items, run.prompts, run.recipe.evaluation)
+        run.line.show(Counters(f"evaluate {arm}", 0, len(calls), noun="items"))
+        with _pool_of(run, model, pools) as pool:
+            results = pool.ask(calls)
+        book.add("evaluate", results)
+        answered: list[ItemResult] = [values_of(results)[call.key] for call in calls]
+        scores = score(answered, run.recipe.evaluation.bootstrap_samples, run.recipe.run.seed)
+        run.store.replace(f"evaluation/{arm}-items.jsonl", json_lines(item.to_json() for item in answered))
+        run.store.replace(f"evaluation/{arm}.json", json_bytes({"arm": arm, **scores.to_json()}))
+        facts |= {"model": model, "tokens": dict(book.stages)}
+
+
+def _evaluated_model(run: OpenRun, arm: str) -> str:
+    """The folder of the model that an arm is scored by: the small model itself for base."""
+    if arm == "base":
+        return run.recipe.pools.small.engine.model
+    dataset = read_sealed(run.arm(arm).child(DATASET_FOLDER).uri)
+    folder = run.arm(arm).child(model_folder(run, arm, dataset))
+    if not folder.exists("config.json"):
+        raise NotSealedError(
+            f"{folder.uri}: the model of arm '{arm}' is not there; run `psi train` on the same recipe first"
+        )
+    return str(folder.local(""))
+
+
+@contextmanager
+def _pool_of(run: OpenRun, model: str, pools: StagePools) -> Iterator[Pool]:
+    """A pool that serves a model: the small pool for the base model, else one of the same form that is closed afterwards."""
+    config = run.recipe.pools.small
+    if model == config.engine.model:
+        yield pools.small()
+        return
+    pools.close()
+    trained = config.model_copy(update={"engine": config.engine.model_copy(update={"model": model})})
+    name = f"trained-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
+    with Pool(name, trained, max_restarts=run.recipe.cluster.max_replica_restarts) as pool:
+        pool.start()
+        yield pool
