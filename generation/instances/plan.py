@@ -74,9 +74,10 @@ class PlanRecord:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "PlanRecord":
         """The inverse of `to_json`."""
-        bundle = Bundle(**{**value["bundle"], "principles": tuple(value["bundle"]["principles"])})
+        bundle: dict[str, Any] = {**value["bundle"], "principles": tuple(value["bundle"]["principles"])}
         cells = tuple(Cell(**cell) for cell in value["cells"])
-        return PlanRecord(**{**value, "bundle": bundle, "cells": cells})
+        fields: dict[str, Any] = {**value, "bundle": Bundle(**bundle), "cells": cells}
+        return PlanRecord(**fields)
 
     def units(self) -> Iterator[str]:
         """Ids of its units, in plan order."""

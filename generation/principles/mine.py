@@ -165,7 +165,8 @@ def gate(candidate: Principle, max_words: int, leaks: LeakIndex) -> Principle:
 def _candidate(task: str, call: MiningCall, match: Match[str]) -> Principle:
     text = " ".join(match["text"].split())
     stated = _group(match, "kind").casefold()
-    kind: Kind | Literal[""] = call.config.kind or next((kind for kind in KINDS if kind == stated), "")
+    known: dict[str, Kind] = {kind: kind for kind in KINDS}
+    kind: Kind | Literal[""] = call.config.kind or known.get(stated, "")
     return Principle(
         principle_id(task, call.level, kind, text),
         task,
