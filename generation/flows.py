@@ -4,7 +4,7 @@ A flow yields one `Request` (a `Completion` comes back) or a list of them (a lis
 knows nothing of threads, engines or Ray; neither does the pool, which only moves values between flows and whoever owns an engine.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ from generation.engines.base import Completion, Request
 
 Flow = Generator[Request | Sequence[Request], Any, Any]
 """`Flow` returns its result through `StopIteration.value`."""
+
+_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class FlowResult:
         prompt_tokens: Prompt tokens of them, cached ones included.
         cached_tokens: Those from the prefix cache.
         output_tokens: Tokens generated for it.
+        by_stage: Stage to counts of `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`: the four above, split.
     """
 
     key: str
@@ -54,6 +57,7 @@ class FlowResult:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
 
 @dataclass(slots=True)
@@ -62,22 +66,29 @@ class _Running:
     flow: Flow
     as_list: bool = False
     waiting: int = 0
-    answers: list[Completion | None] = field(default_factory=list)
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
+    answers: list[Completion | None] = field(default_factory=list[Completion | None])
+    error: Exception | None = None
+    by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+
+    def count(self, stage: str, completion: Completion) -> None:
+        counts = self.by_stage.setdefault(stage, dict.fromkeys(_COUNTS, 0))
+        counts["requests"] += 1
+        for name in _COUNTS[1:]:
+            counts[name] += getattr(completion, name)
+
+    def total(self, name: str) -> int:
+        return sum(counts[name] for counts in self.by_stage.values())
 
 
 class FlowPool:
-    """Drives many flows: `start` and `answer` return the requests that are to be made next, `take_results` what ended.
+    """Drives many flows: `start`, `answer` and `fail` return the requests that are to be made next, `take_results` what ended.
 
     Request ids are unique within the pool. Not thread-safe: one thread owns it.
     """
 
     def __init__(self) -> None:
         self._next_id = 0
-        self._by_request: dict[int, tuple[_Running, int]] = {}
+        self._by_request: dict[int, tuple[_Running, int, str]] = {}
         self._results: list[FlowResult] = []
 
     @property
@@ -87,31 +98,48 @@ class FlowPool:
 
     def start(self, call: FlowCall) -> list[tuple[int, Request]]:
         """Start a flow; returns its first requests with their ids."""
-        return self._advance(_Running(call.key, call.start()), None)
+        try:
+            flow = call.start()
+        except Exception as error:  # noqa: BLE001 - arguments that do not fit are this flow's error
+            self._results.append(FlowResult(call.key, None, error))
+            return []
+        return self._advance(_Running(call.key, flow), None)
 
     def answer(self, request_id: int, completion: Completion) -> list[tuple[int, Request]]:
         """Hand a completion to its flow; returns the requests that the flow makes next."""
-        running, index = self._by_request.pop(request_id)
-        running.requests += 1
-        running.prompt_tokens += completion.prompt_tokens
-        running.cached_tokens += completion.cached_tokens
-        running.output_tokens += completion.output_tokens
+        running, index, stage = self._by_request.pop(request_id)
+        running.count(stage, completion)
         running.answers[index] = completion
-        running.waiting -= 1
-        if running.waiting:
-            return []
-        answers = running.answers
-        return self._advance(running, answers if running.as_list else answers[0])
+        return self._answered(running)
+
+    def fail(self, request_id: int, error: Exception) -> list[tuple[int, Request]]:
+        """Raise an error inside the flow that made a request, once its other open requests are answered."""
+        running, _, _ = self._by_request.pop(request_id)
+        running.error = error
+        return self._answered(running)
+
+    def forget(self, request_ids: Iterable[int]) -> None:
+        """Drop requests and with them their flows, which never end. All open requests of a flow go together."""
+        for request_id in request_ids:
+            self._by_request.pop(request_id)
 
     def take_results(self) -> list[FlowResult]:
         """What ended since the last call, in order."""
         results, self._results = self._results, []
         return results
 
+    def _answered(self, running: _Running) -> list[tuple[int, Request]]:
+        running.waiting -= 1
+        if running.waiting:
+            return []
+        answers = running.answers
+        return self._advance(running, answers if running.as_list else answers[0])
+
     def _advance(self, running: _Running, value: Any) -> list[tuple[int, Request]]:
         while True:
+            raised, running.error = running.error, None
             try:
-                wanted = running.flow.send(value)
+                wanted = running.flow.send(value) if raised is None else running.flow.throw(raised)
             except StopIteration as stop:
                 self._finish(running, stop.value, None)
                 return []
@@ -128,15 +156,11 @@ class FlowPool:
         running.as_list, running.waiting, running.answers = as_list, len(wanted), [None] * len(wanted)
         asked: list[tuple[int, Request]] = []
         for index, request in enumerate(wanted):
-            self._by_request[self._next_id] = (running, index)
+            self._by_request[self._next_id] = (running, index, request.stage)
             asked.append((self._next_id, request))
             self._next_id += 1
         return asked
 
     def _finish(self, running: _Running, value: Any, error: Exception | None) -> None:
-        self._results.append(
-            FlowResult(
-                running.key, value, error, running.requests,
-                running.prompt_tokens, running.cached_tokens, running.output_tokens,
-            )
-        )  # fmt: skip
+        totals = {name: running.total(name) for name in _COUNTS}
+        self._results.append(FlowResult(running.key, value, error, by_stage=running.by_stage, **totals))
