@@ -111,6 +111,16 @@ def draw_split() -> Split:
 
 SPLIT = draw_split()
 
+TASKS: dict[str, Rule] = dict(
+    zip(("kilo", "lima"), random.Random(SPLIT_SEED + 1).sample(SPLIT.held_out, 2), strict=True)
+)
+"""The recipe's tasks: the first draws of a seeded generator from the held-out pairs."""
+
+
+def oracle(task: str, text: str) -> str:
+    """The true answer to an input of a task: `evaluation.oracle` of the recipe."""
+    return apply(TASKS[task], text)
+
 
 def example_lines(rule: Rule, words: list[str]) -> str:
     """Worked examples as prompts show them: a header, then one `input>output` a line."""
