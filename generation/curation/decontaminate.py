@@ -1,18 +1,15 @@
 """Keeps the evaluation set out of the data: what shares too much with one of its inputs."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from generation.curation.text import InputText, ngram_hashes, read_input
+from generation.curation.text import InputText, ngram_hashes, read_input, template_words
 from generation.task import Seed, Task
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _MIN_CONTAINED_WORDS = 5
 _MIN_MASKED_WORDS = 8
-# Wording that so many evaluation inputs share is the task's template and gives no item away.
-# Source: Brown et al. 2020, arXiv:2005.14165, appendix C, drops n-grams found in more than 10 documents likewise.
-_TEMPLATE_INPUTS = 10
+_MIN_CONTENT_SHARE = 1 / 3
 
 
 class EvaluationIndex:
@@ -20,10 +17,14 @@ class EvaluationIndex:
 
     Checked in this order:
         equal       after normalising
+        renumbered  equal after replacing every number by 0, for inputs of at least 8 words that hold a number
         overlap     `ngram` words in a row that an evaluation input of at least `ngram` words holds too
         contained   a whole evaluation input of 5 to `ngram` - 1 words; shorter ones count only when equal
-        renumbered  equal after replacing every number by 0, for inputs of at least 8 words that hold a number
-    Overlaps, contained and renumbered texts that ten or more evaluation inputs share are template text and do not count.
+    Renumbered texts and overlaps count only where at least a third of the words are not `text.template_words` of the evaluation
+    inputs: the fixed wording of a task gives no item away.
+
+    Source:
+        Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams; frequent ones ignored). Masking numbers and the third are ours.
 
     Args:
         inputs: Inputs of the evaluation set.
@@ -34,20 +35,26 @@ class EvaluationIndex:
         texts = list({text.key: text for text in map(read_input, inputs)}.values())
         self._ngram = ngram
         self._keys = {text.key for text in texts}
-        self._overlaps = _rare(ngram_hashes(text.words, ngram) for text in texts)
-        self._renumbered = _rare(_masked(text) for text in texts)
-        self._contained = {length: _whole(texts, length) for length in range(_MIN_CONTAINED_WORDS, ngram)}
+        words = [text.words for text in texts]
+        masked = [masked for text in texts if (masked := _masked(text))]
+        self._overlaps = _telling(((run, ngram) for run in words), template_words(words))
+        self._renumbered = _telling(((run, len(run)) for run in masked), template_words(masked))
+        self._contained = {
+            length: frozenset[int]().union(*(ngram_hashes(run, length) for run in words if len(run) == length))
+            for length in range(_MIN_CONTAINED_WORDS, ngram)
+        }
 
     def reason(self, text: InputText) -> str | None:
         """What the input gives away, if anything."""
         if text.key in self._keys:
             return "equals an evaluation input"
+        masked = _masked(text)
+        if not self._renumbered.isdisjoint(ngram_hashes(masked, len(masked))):
+            return "equals an evaluation input but for numbers"
         if not self._overlaps.isdisjoint(ngram_hashes(text.words, self._ngram)):
             return f"shares {self._ngram} words in a row with an evaluation input"
         if any(not whole.isdisjoint(ngram_hashes(text.words, n)) for n, whole in self._contained.items() if whole):
             return "contains an evaluation input"
-        if not self._renumbered.isdisjoint(_masked(text)):
-            return "equals an evaluation input but for numbers"
         return None
 
 
@@ -58,18 +65,18 @@ def contaminated_seeds(task: Task, evaluation_inputs: Sequence[str], ngram: int)
     return [(seed, reason) for seed, reason in found if reason is not None]
 
 
-def _masked(text: InputText) -> set[int]:
-    """Hash of the words with every number as 0, as a set of one; empty where the rule does not apply."""
-    masked = [_NUMBER.sub("0", word) for word in text.words]
-    if len(masked) < _MIN_MASKED_WORDS or not any(_NUMBER.search(word) for word in text.words):
-        return set()
-    return ngram_hashes(masked, len(masked))
+def _masked(text: InputText) -> tuple[str, ...]:
+    """The words with every number as 0; empty where the rule does not apply."""
+    masked = tuple(_NUMBER.sub("0", word) for word in text.words)
+    return masked if len(masked) >= _MIN_MASKED_WORDS and _NUMBER.search(text.normalised) else ()
 
 
-def _whole(texts: Sequence[InputText], length: int) -> frozenset[int]:
-    return _rare(ngram_hashes(text.words, length) for text in texts if len(text.words) == length)
-
-
-def _rare(hashes_of_inputs: Iterable[set[int]]) -> frozenset[int]:
-    counts = Counter(value for hashes in hashes_of_inputs for value in hashes)
-    return frozenset(value for value, inputs in counts.items() if inputs < _TEMPLATE_INPUTS)
+def _telling(runs: Iterable[tuple[tuple[str, ...], int]], template: frozenset[str]) -> frozenset[int]:
+    """Hashes of the n-grams of each (words, n) with enough words that are not the template's."""
+    hashes: set[int] = set()
+    for words, length in runs:
+        for start in range(len(words) - length + 1):
+            ngram = words[start : start + length]
+            if sum(word not in template for word in ngram) >= _MIN_CONTENT_SHARE * length:
+                hashes |= ngram_hashes(ngram, length)
+    return frozenset(hashes)

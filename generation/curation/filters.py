@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from generation.config import CurationConfig
-from generation.curation.text import InputText, read_input
+from generation.curation.text import InputText, read_input, template_words
 from generation.rows import Row
 from generation.task import Task
-
-_MIN_SEEDS_FOR_TEMPLATE = 8
 
 
 def bounds_reason(row: Row, config: CurationConfig) -> str | None:
@@ -47,8 +45,7 @@ class CopyFinder:
     """Finds inputs that repeat a seed.
 
     An input copies a seed when both are equal after normalising, or when the ROUGE-L F of their content words reaches the threshold.
-    Content words are those that at most half of the seeds hold (all words, where there are fewer than 8 seeds): the words of a
-    template, as in "How many letters r are in ...?", are no copy. Where either has fewer than two content words, only equality counts.
+    Content words are those that are not `text.template_words` of the seeds. Where either has fewer than two, only equality counts.
 
     Args:
         inputs: Inputs of the seeds, demonstrations included.
@@ -59,7 +56,7 @@ class CopyFinder:
         texts = [read_input(text) for text in inputs]
         self._threshold = threshold
         self._keys = {text.key for text in texts}
-        self._template = _template_words(texts)
+        self._template = template_words([text.words for text in texts])
         self._seeds: list[_SeedWords] = []
         self._holders: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for text in texts:
@@ -100,13 +97,6 @@ class CopyFinder:
             for number, times_in_seed in self._holders.get(word, ()):
                 shared[number] += min(times, times_in_seed)
         return shared
-
-
-def _template_words(texts: Sequence[InputText]) -> frozenset[str]:
-    if len(texts) < _MIN_SEEDS_FOR_TEMPLATE:
-        return frozenset()
-    holders = Counter(word for text in texts for word in set(text.words))
-    return frozenset(word for word, count in holders.items() if count > len(texts) / 2)
 
 
 def _lcs_length(seed: _SeedWords, words: Sequence[str]) -> int:

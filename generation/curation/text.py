@@ -2,12 +2,14 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
 # Scripts written without spaces: each sign counts as a word, or a whole Chinese paragraph would be one.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
+_MIN_TEXTS_FOR_TEMPLATE = 8
 _EDGES = ".,;:!?\"'()[]{}<>*_`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
@@ -48,6 +50,17 @@ def input_key(text: str) -> str:
 def ngram_hashes(words: Sequence[str], length: int) -> set[int]:
     """64-bit hashes of all runs of `length` words; empty where there are fewer words."""
     return {_hash64(" ".join(words[i : i + length])) for i in range(len(words) - length + 1)}
+
+
+def template_words(texts: Sequence[Sequence[str]]) -> frozenset[str]:
+    """Words that more than half of the texts hold, such as those of "How many letters ... are in the word ...?".
+
+    What texts of a task share anyhow is no sign that one was taken from another. None where there are fewer than 8 texts.
+    """
+    if len(texts) < _MIN_TEXTS_FOR_TEMPLATE:
+        return frozenset()
+    holders = Counter(word for words in texts for word in set(words))
+    return frozenset(word for word, count in holders.items() if count > len(texts) / 2)
 
 
 def _hash64(text: str) -> int:

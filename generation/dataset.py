@@ -1,0 +1,239 @@
+"""The dataset that a run hands over: exactly N rows per task as Parquet, a card, a summary and a seal.
+
+`dataset/round-0/train-*.parquet` opens with `datasets.load_dataset` as it is: by the folder, by `data_dir` and by `data_files`. The names
+begin with `train` because `datasets` takes files so named for the data and leaves the JSON files beside them alone.
+
+When a target grows, the rows in place stay and the new ones are added in new files (`dataset_seal`): the fold keeps under a larger target
+what it kept under a smaller one, and then more. That is checked before anything is written.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from generation.curation.counts import StageCounts, merge_counts
+from generation.dataset_card import dataset_card
+from generation.dataset_rows import DATASET_SCHEMA, DatasetFile, dataset_record, human_records, write_file
+from generation.dataset_seal import FORMAT_VERSION, SealedDataset, newest_seal, read_sealed, seal_name, seals
+from generation.dataset_tally import Oracle, Tally, total_digest
+from generation.errors import RecipeError, StorageError, YieldError
+from generation.prompts.prompt_set import PromptSet
+from generation.rows import Row
+from generation.storage import Store
+from generation.task import Task
+
+__all__ = [
+    "DATASET_FOLDER", "DATASET_SCHEMA", "HUMAN_FILE", "DatasetSummary", "Oracle", "SealedDataset", "TaskRows", "human_rows",
+    "read_sealed", "sealed_targets", "write_dataset",
+]  # fmt: skip
+
+DATASET_FOLDER = "dataset/round-0"
+HUMAN_FILE = "dataset/human/seeds.parquet"
+MAX_ROWS_PER_FILE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """What one task gives to the dataset.
+
+    Attributes:
+        task: The task.
+        target: Rows of it in the dataset.
+        rows: The kept rows in plan order, from the first; read once, as a stream.
+        stages: `counts` of the fold that kept them.
+    """
+
+    task: Task
+    target: int
+    rows: Iterable[Row]
+    stages: StageCounts
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """A sealed dataset in numbers; `summary.json` in the dataset's folder holds more.
+
+    Attributes:
+        uri: The dataset's folder.
+        rows: Rows of all tasks.
+        tasks: Rows by task.
+        overshoot: Rows that were accepted beyond the targets.
+        digest: As in `SealedDataset`.
+        label_accuracy: Share of the answers that equal the oracle's; None without an oracle.
+    """
+
+    uri: str
+    rows: int
+    tasks: dict[str, int]
+    overshoot: int
+    digest: str
+    label_accuracy: float | None
+
+
+def write_dataset(
+    store: Store,
+    parts: Sequence[TaskRows],
+    prompts: PromptSet,
+    provenance: Mapping[str, Any],
+    oracle: Oracle | None = None,
+) -> DatasetSummary:
+    """Write and seal the dataset of an arm, or return what is sealed when it has these targets.
+
+    Only the run's driver may call this: files of an attempt that was not sealed are swept.
+
+    Args:
+        store: The arm's folder.
+        parts: One for each task.
+        prompts: Renders the training view.
+        provenance: JSON object of what the rows come from (identity hash, model digests, ...), kept in the seal, summary and card.
+        oracle: True answers, to measure labels with. Never decides on a row.
+
+    Raises:
+        YieldError: A task has fewer rows than its target.
+        RecipeError: A target is smaller than what is sealed.
+        StorageError: The rows do not begin with those that are sealed.
+    """
+    folder = store.child(DATASET_FOLDER)
+    seal = newest_seal(folder)
+    before = _sealed_tasks(seal)
+    targets = {part.task.name: part.target for part in parts}
+    _refuse_shrinking(folder, before, targets)
+    if seal is not None and targets == {name: facts["rows"] for name, facts in before.items()}:
+        _publish(folder, seal)
+        return _summary(folder, seal)
+    files = [DatasetFile(**file) for file in seal["files"]] if seal else []
+    tallies: list[Tally] = []
+    for part in parts:
+        tally = Tally(part.task.config, oracle)
+        files += _write_task(folder, _new_records(part, prompts, tally, before.get(part.task.name)), part, len(files))
+        _expect_enough(part, tally)
+        tallies.append(tally)
+    facts = {
+        **_facts(parts, tallies, provenance),
+        "version": len(seals(folder)),
+        "files": [asdict(file) for file in files],
+    }
+    _publish(folder, facts)
+    folder.write_new(seal_name(facts["version"]), _json(facts))
+    return _summary(folder, facts)
+
+
+def sealed_targets(store: Store, task_name: str) -> list[int]:
+    """Rows of a task in each sealed state of an arm's dataset, oldest first; what `CausalFold` needs when a target grows."""
+    states = seals(store.child(DATASET_FOLDER))
+    return sorted({state["tasks"][task_name]["rows"] for state in states if task_name in state["tasks"]})
+
+
+def human_rows(store: Store, tasks: Sequence[Task], prompts: PromptSet) -> str | None:
+    """Write the seeds of the splits `mine` and `demo` in the dataset's own columns, once.
+
+    Returns:
+        URI of the file, or None where there are no such seeds.
+    """
+    if not store.exists(HUMAN_FILE) and write_file(store, HUMAN_FILE, "", human_records(tasks, prompts)) is None:
+        return None
+    return f"{store.uri.rstrip('/')}/{HUMAN_FILE}"
+
+
+def _write_task(folder: Store, records: Iterator[dict[str, Any]], part: TaskRows, first: int) -> list[DatasetFile]:
+    """Files numbered from `first`, so that the order of their names is the order of the rows.
+
+    No task name in them: `datasets` would take `train-test-...` for a test split.
+    """
+    files: list[DatasetFile] = []
+    # Another attempt may have left its files here; a name of our own cannot meet them.
+    attempt = secrets.token_hex(4)
+    while True:
+        name = f"train-{first + len(files):05d}-{attempt}.parquet"
+        file = write_file(folder, name, part.task.name, islice(records, MAX_ROWS_PER_FILE))
+        if file is None:
+            return files
+        files.append(file)
+
+
+def _expect_enough(part: TaskRows, tally: Tally) -> None:
+    if tally.rows < part.target:
+        raise YieldError(
+            f"dataset: task '{part.task.name}' has {tally.rows} of {part.target} curated rows; continue generation, or lower "
+            "generation.accepted_rows"
+        )
+
+
+def _new_records(
+    part: TaskRows, prompts: PromptSet, tally: Tally, sealed: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """Records that are not sealed yet, once those that are have been seen to be the same."""
+    old_rows = sealed["rows"] if sealed else 0
+    for row in islice(part.rows, part.target):
+        record = dataset_record(row, part.task, prompts)
+        tally.add(row, record["messages"])
+        if tally.rows > old_rows:
+            yield record
+        elif sealed and tally.rows == old_rows and tally.digest != sealed["digest"]:
+            raise StorageError(
+                f"dataset of task '{part.task.name}': the first {old_rows} curated rows are not those that were sealed; use a new "
+                "run folder, or delete the dataset folder to write it anew"
+            )
+
+
+def _publish(folder: Store, facts: Mapping[str, Any]) -> None:
+    """Sweep what no seal lists, then write the summary and the card; on a sealed dataset, mends what an interrupted growth left."""
+    names = {file["name"] for file in facts["files"]}
+    for name in folder.names(""):
+        if name.endswith(".parquet") and name not in names:
+            folder.filesystem.delete_file(folder.path(name))
+    folder.replace("summary.json", _json(facts))
+    folder.replace("README.md", dataset_card(facts).encode())
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    """Indented, and in the order in which rows pass the stages: people read it."""
+    return json.dumps(facts, indent=1, ensure_ascii=False).encode()
+
+
+def _facts(parts: Sequence[TaskRows], tallies: Sequence[Tally], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `summary.json` and of the seal, but for the files."""
+    tasks = {
+        part.task.name: {**tally.facts(), "overshoot": _overshoot(part.stages), "stages": part.stages}
+        for part, tally in zip(parts, tallies, strict=True)
+    }
+    checked, right = sum(tally.checked for tally in tallies), sum(tally.right for tally in tallies)
+    stages = merge_counts([part.stages for part in parts])
+    return {
+        "format_version": FORMAT_VERSION,
+        "rows": sum(tally.rows for tally in tallies),
+        "overshoot": _overshoot(stages),
+        "digest": total_digest(tallies),
+        "label_accuracy": right / checked if checked else None,
+        "label_checked": checked,
+        "tasks": tasks,
+        "stages": stages,
+        "provenance": dict(provenance),
+    }
+
+
+def _summary(folder: Store, facts: Mapping[str, Any]) -> DatasetSummary:
+    tasks = {name: task["rows"] for name, task in facts["tasks"].items()}
+    return DatasetSummary(
+        folder.uri, facts["rows"], tasks, facts["overshoot"], facts["digest"], facts["label_accuracy"]
+    )
+
+
+def _overshoot(stages: StageCounts) -> int:
+    return sum(stages.get("overshoot", {}).get("reasons", {}).values())
+
+
+def _sealed_tasks(seal: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    return dict(seal["tasks"]) if seal else {}
+
+
+def _refuse_shrinking(folder: Store, sealed: Mapping[str, Mapping[str, Any]], targets: Mapping[str, int]) -> None:
+    for name, facts in sealed.items():
+        if targets.get(name, 0) < facts["rows"]:
+            raise RecipeError(
+                f"generation.accepted_rows: {folder.uri} is sealed with {facts['rows']} rows of task '{name}', {targets.get(name, 0)} "
+                "are asked for; targets can only grow. Use a new run folder for a smaller dataset"
+            )

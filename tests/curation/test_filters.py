@@ -1,0 +1,91 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generation.config import AnswerConfig, CurationConfig, TaskConfig
+from generation.curation.filters import CopyFinder, bounds_reason, label_reason
+from generation.curation.text import input_key, read_input
+from generation.rows import Row
+from generation.task import Task
+
+LETTERS = "How many letters {} are in the word {} ?"
+WORDS = ["apple", "banana", "cherry", "damson", "elder", "fig", "grape", "hazel", "iris", "juniper"]
+
+
+def row(**values: str) -> Row:
+    return Row("id", "000000-000000", 0, "t", "instance", **{"input": "a b c", "answer": "yes", **values})
+
+
+def choice_task() -> Task:
+    answer = AnswerConfig(kind="choice", labels=("yes", "no"))
+    return Task(TaskConfig(name="t", description="d", answer=answer, seeds="seeds.jsonl"), ())
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_the_key_ignores_case_width_and_white_space_and_normalising_twice_changes_nothing(text: str) -> None:
+    once = read_input(text)
+    assert once.key == input_key(text) == input_key(f"  {text}\n")
+    assert read_input(once.normalised).words == once.words or input_key(once.normalised) != once.key
+
+
+def test_words_lose_the_punctuation_at_their_edges_but_punctuation_alone_stays() -> None:
+    assert read_input("( 3 + 4 ) * 2.").words == ("(", "3", "+", "4", ")", "*", "2")
+    assert read_input("“Don't”, she said: (no)!").words == ("don't", "she", "said", "no")
+
+
+def test_text_without_spaces_between_words_is_cut_into_signs() -> None:
+    assert read_input("猫が好き ok").words == ("猫", "が", "好", "き", "ok")
+
+
+def test_rows_out_of_bounds_say_which_bound() -> None:
+    config = CurationConfig(min_input_chars=2, max_input_chars=5, max_output_chars=4)
+    assert bounds_reason(row(input="a"), config) == "input too short"
+    assert bounds_reason(row(input="abcdef"), config) == "input too long"
+    assert bounds_reason(row(input="abc", rationale="so", answer="yes"), config) == "output too long"
+    assert bounds_reason(row(input="ab\ufffd"), config) == "input is not valid text"
+    assert bounds_reason(row(input="abc", answer="yes"), config) is None
+
+
+def test_an_answer_outside_the_label_space_is_no_label() -> None:
+    assert label_reason(row(answer="maybe"), choice_task()) == "not a label"
+    assert label_reason(row(answer=" "), choice_task()) == "no answer"
+    assert label_reason(row(answer="no"), choice_task()) is None
+
+
+def test_copies_of_seeds_are_found_also_when_a_few_words_changed() -> None:
+    seed = "Ada sold twelve red apples at the market and then bought three pears"
+    copies = CopyFinder([seed, "Something else entirely happened on the moon last year"], 0.7)
+    assert copies.reason(read_input(seed.upper())) == "copy of a seed"
+    assert copies.reason(read_input(seed.replace("Ada", "Bob").replace("twelve", "nine"))) == "nearly a copy of a seed"
+    assert copies.reason(read_input("market apples red and pears Ada three twelve then at the sold bought")) is None
+    assert copies.reason(read_input("The river rose by two metres before the bridge was closed")) is None
+
+
+def test_the_words_of_a_template_that_the_seeds_share_are_no_copy() -> None:
+    copies = CopyFinder([LETTERS.format(word[0], word) for word in WORDS], 0.7)
+    assert copies.reason(read_input(LETTERS.format("r", "strawberry"))) is None
+    assert copies.reason(read_input(LETTERS.format("a", "apple"))) == "copy of a seed"
+
+
+def test_one_word_inputs_are_copies_only_when_equal() -> None:
+    copies = CopyFinder(["badgc", "cab", "fade"], 0.0)
+    assert copies.reason(read_input("badgc")) == "copy of a seed"
+    assert copies.reason(read_input("badgd")) is None
+
+
+def lcs(one: list[str], other: list[str]) -> int:
+    best = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for i, a in enumerate(one):
+        for j, b in enumerate(other):
+            best[i + 1][j + 1] = best[i][j] + 1 if a == b else max(best[i][j + 1], best[i + 1][j])
+    return best[-1][-1]
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=2, max_size=12),
+    st.lists(st.sampled_from("abcd"), min_size=2, max_size=12),
+    st.sampled_from([0.3, 0.5, 0.7, 0.9]),
+)
+def test_copy_overlap_is_rouge_l(seed: list[str], words: list[str], threshold: float) -> None:
+    score = 2 * lcs(seed, words) / (len(seed) + len(words))
+    found = CopyFinder([" ".join(seed)], threshold).reason(read_input(" ".join(words)))
+    assert (found is not None) == (score >= threshold - 1e-12)
