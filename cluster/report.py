@@ -50,7 +50,7 @@ SECTION_UNITS = {"yield": "rows", "dataset": "rows", "arms": "rows", "throughput
 
 SOURCES = {
     "arms": "evaluation/<arm>.json, dataset/round-0/summary.json",
-    "dataset": "dataset/round-0/*.parquet",
+    "dataset": "dataset/round-0/SEALED.json and the files that it lists",
     "yield": "metrics/generation-*.jsonl, dataset/round-0/summary.json",
     "throughput": "metrics/generation-*.jsonl",
     "principles": "principles/round-0.arrow",

@@ -2,18 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
 from cluster.report_yield import generation_speed, read_yield
+from generation.dataset_seal import newest_seal
 from generation.principles.model import Principle, principles_file, read_principles
 from generation.storage import Store
 
 LARGE_STAGES = frozenset({"mine"})
 """What the tokens of the large model are booked under; all other stages are the small model's."""
+
+DATASET_FOLDER = "dataset/round-0"
+
+STAGE_ORDER = ("mine", "probe", "draft", "answer", "evaluate")
 
 TOKEN_KINDS = {
     "requests": "requests",
@@ -21,6 +26,9 @@ TOKEN_KINDS = {
     "cached": "cached_tokens",
     "generated": "output_tokens",
 }
+
+_VARIABLE = re.compile(r"\b(?:[0-9a-f]{16,}|\d+(?:\.\d+)?)\b")
+"""Ids and numbers in a reason: without them, equal reasons can be counted."""
 
 
 def gather(files: RunFiles) -> dict[str, Any]:
@@ -77,13 +85,14 @@ def _score(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dataset(folder: Store) -> dict[str, Any]:
-    """Counted from the files themselves, not from what anybody says of them."""
-    names = [name for name in folder.names("dataset/round-0") if name.endswith(".parquet")]
-    if not names:
+    """The files that the newest seal lists, their rows counted from the files themselves."""
+    dataset = folder.child(DATASET_FOLDER)
+    names = [file["name"] for file in (newest_seal(dataset) or {"files": []})["files"]]
+    if not names or not all(dataset.exists(name) for name in names):
         return {"rows": None, "files": None, "bytes": None}
     rows = stored = 0
     for name in names:
-        with folder.filesystem.open_input_file(folder.path(f"dataset/round-0/{name}")) as stream:
+        with dataset.filesystem.open_input_file(dataset.path(name)) as stream:
             rows += pq.read_metadata(stream).num_rows
             stored += stream.size()
     return {"rows": rows, "files": len(names), "bytes": stored}
@@ -100,7 +109,7 @@ def _principles(run: Store) -> dict[str, Any]:
         "selected": sorted(selected, key=lambda row: (row["task"], row["level"])),
         "counts": {
             "status": dict(Counter(p.status for p in candidates).most_common()),
-            "reason": dict(Counter(p.reason for p in candidates if p.reason).most_common()),
+            "reason": dict(Counter(_VARIABLE.sub("#", p.reason) for p in candidates if p.reason).most_common()),
             "level": dict(Counter(p.level for p in candidates).most_common()),
         },
     }
@@ -120,30 +129,35 @@ def _principle(p: Principle) -> dict[str, Any]:
 
 
 def _training(files: RunFiles, arm: str) -> dict[str, Any]:
-    """The curve from the metrics, the totals from the stage's own summary where there is one."""
+    """From the line of each optimizer step; a step that was done again after a restart counts once."""
     lines = read_metrics(files.folder(arm), "metrics/training.jsonl")
     steps = {line["step"]: line for line in lines if number(line, "step") is not None}
     curve = [steps[step] for step in sorted(steps)]
-    facts = arm_stage(files.stages, "train", arm) or {}
-    last = curve[-1] if curve else {}
+    sums = {key: _sum(number(line, key) for line in curve) for key in ("tokens", "supervised_tokens", "seconds")}
+    losses = [number(line, "loss") for line in curve]
     return {
-        "steps": number(facts, "steps") if "steps" in facts else number(last, "step"),
-        "tokens": number(facts, "tokens"),
-        "supervised_tokens": number(facts, "supervised_tokens"),
-        "final_loss": number(facts, "final_loss") if "final_loss" in facts else number(last, "loss"),
-        "seconds": number(facts, "seconds"),
-        "restarts": number(facts, "restarts"),
-        "series": {"step": [line["step"] for line in curve], "loss": [number(line, "loss") for line in curve]},
+        "steps": len(curve) or None,
+        **sums,
+        "final_loss": losses[-1] if losses else None,
+        "restarts": number(arm_stage(files.stages, "train", arm), "restarts"),
+        "series": {"step": [line["step"] for line in curve], "loss": losses},
     }
 
 
-def arm_stage(stages: Mapping[str, dict[str, Any]], kind: str, arm: str) -> dict[str, Any] | None:
-    """The facts of an arm's stage: named `<kind>-<arm>`, or `<kind>` where that arm is the only one."""
+def _sum(values: Iterable[float | None]) -> float | None:
+    """None where there is nothing to add or a part is not known: a part of a sum is no sum."""
+    known = list(values)
+    parts = [value for value in known if value is not None]
+    return round(sum(parts), 6) if parts and len(parts) == len(known) else None
+
+
+def arm_stage(stages: Mapping[str, dict[str, Any]], kind: str, arm: str) -> dict[str, Any]:
+    """The facts of an arm's stage, named `<kind>-<arm>` or `<kind>`; empty where it did not end yet."""
     for name, facts in stages.items():
         words = re.split(r"[-_]", name)
         if words[0] == kind and (facts.get("arm") == arm or words[1:] == [arm]):
             return facts
-    return stages.get(kind) if arm == "psi" else None
+    return stages.get(kind, {}) if arm == "psi" else {}
 
 
 def _stage(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +183,7 @@ def _machine(files: RunFiles) -> dict[str, Any]:
 
 
 def _tokens(files: RunFiles) -> dict[str, Any]:
-    """Tokens by model. A total is None as long as one of its sources is missing: a part of a sum is no sum."""
+    """Tokens by model. A total is None as long as one of its sources is missing."""
     sources = _token_sources(files)
     known = [source for source in sources.values() if source is not None]
     large = [sources["principles"]]
@@ -206,4 +220,5 @@ def _token_sum_by_stage(sources: Sequence[Mapping[str, Any]]) -> dict[str, dict[
     for source in sources:
         for stage, values in source.items():
             sums.setdefault(stage, Counter()).update({k: values.get(key) or 0 for k, key in TOKEN_KINDS.items()})
-    return {stage: dict(counts) for stage, counts in sums.items()}
+    known = [stage for stage in STAGE_ORDER if stage in sums]
+    return {stage: dict(sums[stage]) for stage in [*known, *sorted(set(sums) - set(known))]}

@@ -68,7 +68,8 @@ def _accuracy_panel(axis: Axes, scores: Mapping[str, Mapping[str, Any]]) -> None
         low, high = score.get("ci95") or (None, None)
         axis.barh(place, accuracy, height=0.62, color=COLORS[name])
         if low is not None and high is not None:
-            axis.plot([low, high], [place, place], color=INK, linewidth=1.3, marker="|", markersize=6)
+            axis.plot([low, high], [place, place], color="white", linewidth=3.4, solid_capstyle="butt")
+            axis.plot([low, high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
         axis.text(max(accuracy, high or 0.0) + 0.025, place, f"{100 * accuracy:.1f} %", va="center")
     axis.set_yticks(range(len(scores)), list(scores))
     axis.tick_params(axis="y", labelcolor=INK)
@@ -102,10 +103,10 @@ def funnel(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
         return []
     steps = [("flows", facts["flows"], 0.0)]
     for name, stage in facts["stages"].items():
-        if stage["in"] > stage["out"]:
-            steps.append((name, stage["out"], stage["in"] - stage["out"]))
+        if stage["in"] > stage["out"] and name != "overshoot":
+            steps.append((name.replace("_", " "), stage["out"], stage["in"] - stage["out"]))
     if facts["rows"] is not None:
-        steps.append(("dataset", facts["rows"], 0.0))
+        steps.append(("dataset", facts["rows"], facts["overshoot"] or 0.0))
     return steps
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from cluster.report_files import moment, number, total
 from generation.curation.counts import FLOW_STAGES, FOLD_STAGES, StageCounts, funnel
 
-SERIES_POINTS = 200
-"""Points of a series that are kept: as many as a picture can show."""
+SERIES_POINTS = 100
+"""About so many points of a series are kept: as many as a picture can show."""
+
+SHORTEST_WINDOW_SECONDS = 5.0
 
 
 def read_yield(metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,15 +97,16 @@ def output_tokens(line: Mapping[str, Any]) -> float:
 
 
 def _series(steps: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """At most `SERIES_POINTS` points; neighbours are averaged over their time."""
-    width = -(-len(steps) // SERIES_POINTS) or 1
+    """Averages over windows: units are committed in groups, so shorter ones would show the commits and not the speed."""
+    width = max(SHORTEST_WINDOW_SECONDS, sum(step["seconds"] for step in steps) / SERIES_POINTS)
     series: dict[str, list[float]] = {"seconds": [], "generated_tokens_per_second": [], "accepted_rows": []}
-    elapsed = 0.0
-    for start in range(0, len(steps), width):
-        chunk = steps[start : start + width]
-        seconds = sum(step["seconds"] for step in chunk)
-        elapsed += seconds
-        series["seconds"].append(round(elapsed, 3))
-        series["generated_tokens_per_second"].append(sum(step["tokens"] for step in chunk) / seconds)
-        series["accepted_rows"].append(chunk[-1]["total_accepted"])
+    elapsed = seconds = tokens = 0.0
+    for place, step in enumerate(steps, start=1):
+        seconds, tokens = seconds + step["seconds"], tokens + step["tokens"]
+        if seconds >= width or (place == len(steps) and not series["seconds"]):
+            elapsed += seconds
+            series["seconds"].append(round(elapsed, 3))
+            series["generated_tokens_per_second"].append(tokens / seconds)
+            series["accepted_rows"].append(step["total_accepted"])
+            seconds = tokens = 0.0
     return series

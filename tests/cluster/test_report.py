@@ -53,20 +53,28 @@ def summary(arm: str) -> dict[str, Any]:
     }
     flows = 1200 + sum(sum(reasons.values()) for reasons in drops.values())
     tasks = {"reverse-upper": 600, "rotate-double": 600}
-    return {"rows": 1200, "tasks": tasks, "stages": funnel(flows, drops), "label_accuracy": 0.61 if arm == "direct" else 0.987}
+    return {
+        "rows": 1200,
+        "tasks": tasks,
+        "stages": funnel(flows, drops),
+        "label_accuracy": 0.61 if arm == "direct" else 0.987,
+    }
 
 
 def generation_lines(arm: str, count: int = 60) -> list[dict[str, Any]]:
     lines = []
     for second in range(0, count, 2):
         done = second / (count - 2)
-        rejections = {"reverse-upper/parse/no input": round(45 * done), "rotate-double/vote/no majority": round(132 * done)}
-        wobble = 1 + 0.15 * ((second * 7919) % 11 - 5) / 5 * (0 < second < count - 2)
-        tokens = {"draft": scaled(done * wobble), "answer": scaled(done)}
+        rejections = {
+            "reverse-upper/parse/no input": round(45 * done),
+            "rotate-double/vote/no majority": round(132 * done),
+        }
+        slow = done**1.3 if arm == "direct" else done
+        tokens = {"draft": scaled(slow), "answer": scaled(done)}
         lines.append(
             {
                 "time": f"2026-11-22T18:{30 + 5 * (arm == 'psi') + second // 60:02d}:{second % 60:02d}+00:00",
-                "stage": "generate", "seconds": float(second), "accepted": round(1200 * done),
+                "stage": "generate", "seconds": float(second), "accepted": round(1200 * slow),
                 "instances": {"reverse-upper": round(660 * done), "rotate-double": round(654 * done)},
                 "rejections": rejections, "tokens": tokens, "replicas": 2,
             }
@@ -80,7 +88,13 @@ def scaled(share: float) -> dict[str, int]:
 
 def training_lines(start: float) -> list[dict[str, Any]]:
     return [
-        {"step": step, "loss": start * 0.97**step + 0.02 * ((step * 31) % 7), "learning_rate": 1e-3, "tokens": 4096, "seconds": 0.1}
+        {
+            "step": step,
+            "loss": start * 0.97**step + 0.02 * ((step * 31) % 7),
+            "tokens": 4096,
+            "supervised_tokens": 512,
+            "seconds": 0.25,
+        }
         for step in range(1, 151)
     ]
 
@@ -106,22 +120,27 @@ def write_run(root: Path) -> Store:
         run.replace(f"evaluation/{arm}.json", json_bytes(evaluation(arm)))
     for arm, folder in {"direct": run.child("arms/direct"), "psi": run}.items():
         folder.replace("dataset/round-0/summary.json", json_bytes(summary(arm)))
-        write_rows(folder)
+        folder.replace("dataset/round-0/SEALED.json", json_bytes({"files": write_rows(folder)}))
         folder.replace("metrics/generation-0001.jsonl", json_lines(generation_lines(arm)))
         folder.replace("metrics/training.jsonl", json_lines(training_lines(2.1 if arm == "psi" else 2.6)))
     write_principles(run, principles())
     spans = [("principles", 0, 31.25), ("generate-direct", 32, 70.5), ("generate-psi", 103, 64.0)]
     spans += [("train-direct", 168, 50.0), ("train-psi", 219, 51.5), ("evaluate", 271, 22.75)]
     for name, start, seconds in spans:
-        facts = {"stage": name, "started": f"2026-11-22T18:{start // 60:02d}:{start % 60:02d}+00:00", "seconds": seconds}
+        facts = {
+            "stage": name,
+            "started": f"2026-11-22T18:{start // 60:02d}:{start % 60:02d}+00:00",
+            "seconds": seconds,
+        }
         run.replace(f"stages/{name}.json", json_bytes({**facts, **stage_facts(name)}))
     return run
 
 
-def write_rows(folder: Store) -> None:
-    for name in ("reverse-upper", "rotate-double"):
-        path = folder.local(f"dataset/round-0/{name}.parquet")
-        pq.write_table(pa.table({"input": [SECRET] * 600, "row_id": [f"{name}{i}" for i in range(600)]}), path)
+def write_rows(folder: Store) -> list[dict[str, str]]:
+    names = [f"train-0000{i}-abcd.parquet" for i in (0, 1)]
+    for name in [*names, "train-00002-left-by-a-killed-attempt.parquet"]:
+        pq.write_table(pa.table({"input": [SECRET] * 600}), folder.local(f"dataset/round-0/{name}"))
+    return [{"name": name} for name in names]
 
 
 def stage_facts(name: str) -> dict[str, Any]:
@@ -129,7 +148,14 @@ def stage_facts(name: str) -> dict[str, Any]:
     if name == "principles":
         return {**machine, "tokens": {"mine": {**TOKENS, "requests": 8}, "probe": TOKENS}}
     if name.startswith("train"):
-        return {**machine, "steps": 150, "tokens": 614_400, "supervised_tokens": 20_480, "final_loss": 0.0375, "restarts": 0}
+        return {
+            **machine,
+            "steps": 150,
+            "tokens": 614_400,
+            "supervised_tokens": 20_480,
+            "final_loss": 0.0375,
+            "restarts": 0,
+        }
     return {**machine, "tokens": {"evaluate": TOKENS}} if name == "evaluate" else machine
 
 
@@ -150,7 +176,11 @@ WANTED = [
     *[f"arms.{arm}.label_accuracy" for arm in ("direct", "psi")],
     *[f"stages.{name}.seconds" for name in ("principles", "generate-psi", "train-psi", "evaluate")],
     *[f"tokens.{model}.{kind}" for model in ("large", "small") for kind in ("prompt", "cached", "generated")],
-    *[f"yield.{arm}.{key}" for arm in ("direct", "psi") for key in ("flows", "instances", "accepted", "rows", "overshoot")],
+    *[
+        f"yield.{arm}.{key}"
+        for arm in ("direct", "psi")
+        for key in ("flows", "instances", "accepted", "rows", "overshoot")
+    ],
     *["yield.psi.stages.vote.in", "yield.psi.stages.vote.reasons.no majority"],
     *["principles.selected", "principles.counts.status.active", "principles.counts.reason.no gain"],
     *[f"training.{arm}.{key}" for arm in ("direct", "psi") for key in ("steps", "tokens", "final_loss", "seconds")],
@@ -223,26 +253,26 @@ REMOVED = {
     "evaluation/base.json": "arms.base.accuracy",
     "dataset/round-0/summary.json": "arms.psi.label_accuracy",
     "arms/direct/metrics/generation-0001.jsonl": "throughput.direct.generated_tokens_per_second",
-    "metrics/training.jsonl": None,
-    "stages/train-psi.json": "training.psi.tokens",
+    "metrics/training.jsonl": "training.psi.steps",
+    "stages/train-psi.json": "training.psi.restarts",
     "stages/evaluate.json": "tokens.small.generated",
     "stages/principles.json": "tokens.large.prompt",
     "principles/round-0.arrow": "principles.selected",
     "recipe.json": "run.identity",
-    "dataset/round-0/reverse-upper.parquet": None,
+    "dataset/round-0/SEALED.json": "dataset.psi.rows",
+    "dataset/round-0/train-00001-abcd.parquet": "dataset.psi.rows",
 }
 
 
 @pytest.mark.parametrize(("file", "path"), REMOVED.items(), ids=REMOVED)
-def test_a_missing_file_is_not_measured_and_never_zero(run: Store, file: str, path: str | None) -> None:
+def test_a_missing_file_is_not_measured_and_never_zero(run: Store, file: str, path: str) -> None:
     (Path(run.uri) / file).unlink()
     build_report(run)
     report = run.read_json("report.json")
     page = run.read("report.html").decode()
-    if path is not None:
-        assert at(report, path) is None
-        assert any(name == path for name in report["missing"])
-        assert "not measured" in page
+    assert at(report, path) is None
+    assert path in report["missing"]
+    assert "not measured" in page
     assert summary_table(report)
 
 
@@ -279,9 +309,29 @@ def test_a_line_that_a_kill_left_half_written_is_skipped(run: Store) -> None:
     assert len(read_report(run)["training"]["psi"]["series"]["step"]) == 150
 
 
-def test_steps_done_again_after_a_restart_are_drawn_once(run: Store) -> None:
+def test_steps_done_again_after_a_restart_count_once(run: Store) -> None:
     run.replace("metrics/training.jsonl", json_lines([*training_lines(2.0)[:100], *training_lines(2.0)[79:]]))
-    assert read_report(run)["training"]["psi"]["series"]["step"] == list(range(1, 151))
+    found = read_report(run)["training"]["psi"]
+    assert found["series"]["step"] == list(range(1, 151))
+    assert (found["steps"], found["tokens"], found["supervised_tokens"], found["seconds"]) == (
+        150,
+        614_400,
+        76_800,
+        37.5,
+    )
+    assert found["final_loss"] == training_lines(2.0)[-1]["loss"]
+    assert found["restarts"] == 1
+
+
+def test_reasons_that_differ_by_an_id_or_a_number_are_counted_together(run: Store) -> None:
+    (Path(run.uri) / "principles/round-0.arrow").unlink()
+    merged = [replace(principles()[3], reason=f"merged into {i:032x}") for i in range(3)]
+    write_principles(
+        run, [*merged, replace(principles()[0], reason="selected: adds 0.031 to the accuracy of the bundle")]
+    )
+    assert read_report(run)["principles"]["counts"]["reason"] == {
+        "merged into #": 3, "selected: adds # to the accuracy of the bundle": 1,
+    }  # fmt: skip
 
 
 def test_only_the_arms_of_the_recipe_are_reported(run: Store) -> None:
