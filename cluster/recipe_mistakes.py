@@ -37,7 +37,13 @@ def _line(details: ErrorDetails, model: type[BaseModel], values: Mapping[str, An
         case "value_error" | "assertion_error":
             return f"{path}: {details['msg'].removeprefix('Value error, ')}"
         case _:
-            wanted = details["msg"].replace("a valid tuple", "a list").replace("a valid tuple", "a list").replace("Input should", "it must").replace("String should", "it must")
+            wanted = (
+                details["msg"]
+                .replace("a valid tuple", "a list")
+                .replace("a valid tuple", "a list")
+                .replace("Input should", "it must")
+                .replace("String should", "it must")
+            )
             return f"{path}: is {_shown(details['input'])}; {wanted}"
 
 
