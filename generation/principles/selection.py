@@ -137,7 +137,7 @@ def _by_utility(
     reached = baseline
     scores = {p.principle_id: p.solve_accuracy or 0.0 for p in waiting}
     while True:
-        fitting = [p for p in waiting if not room.refusal(p) and p not in selected]
+        fitting = [p for p in waiting if not room.refusal(p)]
         if not fitting:
             break
         best = max(fitting, key=lambda p: scores.get(p.principle_id, -1.0))

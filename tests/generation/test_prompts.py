@@ -108,7 +108,9 @@ def test_a_chat_answer_to_train_on_always_ends_in_the_tagged_answer():
     task = chat_task(kind="number")
     assert render("student_answer", CHAT, task, answer="3", rationale="") == "<answer>3</answer>"
     assert render("student_answer", CHAT, task, answer="3", rationale="So.") == "So.\n<answer>3</answer>"
-    assert render("student_answer", CHAT, task, answer="3", rationale="So <answer>3</answer>") == "So <answer>3</answer>"
+    assert (
+        render("student_answer", CHAT, task, answer="3", rationale="So <answer>3</answer>") == "So <answer>3</answer>"
+    )
     assert render("student_answer", CHAT, chat_task(kind="open"), answer="Free.", rationale="") == "Free."
 
 

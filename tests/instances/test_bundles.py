@@ -60,7 +60,9 @@ def test_each_principle_is_in_a_bundle_and_solving_and_task_ones_are_in_all(rota
 def test_the_direct_arm_shows_other_demonstrations_in_each_bundle_and_no_principle():
     made = make_bundles(task(), [principle("s", "solve")], CHAT, config(bundles=3, direct_demonstrations=4), "direct")
     assert len(made) == 3
-    shown = [{line for line in bundle.answer_prefix.splitlines() if re.match("(demo|mine) input", line)} for bundle in made]
+    shown = [
+        {line for line in bundle.answer_prefix.splitlines() if re.match("(demo|mine) input", line)} for bundle in made
+    ]
     assert all(len(inputs) == 4 for inputs in shown)
     assert shown[0] != shown[1] != shown[2]
     assert all("rule" not in bundle.draft_prefix and bundle.principles == () for bundle in made)
@@ -83,7 +85,9 @@ def test_cells_are_difficulties_times_labels():
     choice = task(("yes", "no"))
     bundle = make_bundles(choice, [principle("s", "solve")], CHAT, config(demonstrations=0), "psi")[0]
     cells = make_cells(bundle, choice, CHAT, config(difficulties=("easy", "hard")))
-    assert {(cell.difficulty, cell.label) for cell in cells} == {(d, a) for d in ("easy", "hard") for a in ("yes", "no")}
+    assert {(cell.difficulty, cell.label) for cell in cells} == {
+        (d, a) for d in ("easy", "hard") for a in ("yes", "no")
+    }
     assert len({cell.cell_id for cell in cells}) == 4
     assert all(cell.label in cell.draft_text for cell in cells)
     assert [cell.label for cell in make_cells(bundle, task(), CHAT, config())] == [None]

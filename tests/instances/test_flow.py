@@ -17,13 +17,14 @@ from generation.task import Task
 from tests.principles.stand_in import LocalPool, Reply
 
 CHAT = load_prompt_set("chat", Path())
+NUMBER = AnswerConfig(kind="number")
 
 
 def task(answer: AnswerConfig) -> Task:
     return Task(TaskConfig(name="t", description="Add.", answer=answer, seeds="x"), ())
 
 
-def context(answer: AnswerConfig = AnswerConfig(kind="number"), prompts: PromptSet = CHAT) -> InstanceContext:
+def context(answer: AnswerConfig = NUMBER, prompts: PromptSet = CHAT) -> InstanceContext:
     return InstanceContext("run", {"t": task(answer)}, prompts, GenerationConfig(accepted_rows=1), "model")
 
 
@@ -31,7 +32,9 @@ def write(reply: Reply, label: str | None = None, seen: set[str] = frozenset(), 
     cell = Cell("c", "DRAFT", label=label)
     record = PlanRecord(3, "t", 0, Bundle("b", ("p1", "p2"), "D:", "A:"), (cell,), 1, 4)
     pool = LocalPool(reply)
-    call = FlowCall("k", write_instance, (FlowPlan("000003-000000", 2, cell, Random(0)), record, context(**kwargs), seen))
+    call = FlowCall(
+        "k", write_instance, (FlowPlan("000003-000000", 2, cell, Random(0)), record, context(**kwargs), seen)
+    )
     (result,) = pool.ask([call])
     assert result.error is None
     return result.value, pool.asked
@@ -44,12 +47,23 @@ def answers(draft: str | Completion, *given: str | Completion) -> Reply:
 
 def test_an_accepted_instance_knows_where_it_comes_from():
     row, asked = write(
-        answers("<used>P2</used>\n<input>1 + 2?</input>", "It is <answer>3.0</answer>", "1 and 2 is\n<answer>3</answer>")
+        answers(
+            "<used>P2</used>\n<input>1 + 2?</input>", "It is <answer>3.0</answer>", "1 and 2 is\n<answer>3</answer>"
+        )
     )
     assert (row.status, row.input, row.answer) == ("instance", "1 + 2?", "3")
-    assert row.rationale == "1 and 2 is\n<answer>3</answer>" or len(row.rationale) <= len("1 and 2 is\n<answer>3</answer>")
+    assert row.rationale == "1 and 2 is\n<answer>3</answer>" or len(row.rationale) <= len(
+        "1 and 2 is\n<answer>3</answer>"
+    )
     assert row.row_id == row_id("run", "000003-000000", 2)
-    assert (row.unit, row.index, row.task, row.bundle, row.cell, row.model) == ("000003-000000", 2, "t", "b", "c", "model")
+    assert (row.unit, row.index, row.task, row.bundle, row.cell, row.model) == (
+        "000003-000000",
+        2,
+        "t",
+        "b",
+        "c",
+        "model",
+    )
     assert row.principles == ("p1", "p2")
     assert (row.agreement, json.loads(row.votes)) == (1.0, {"3": 2})
     assert set(json.loads(row.sampling)) == {"draft", "answer"}
@@ -120,7 +134,7 @@ def test_a_free_text_is_answered_once():
 
 
 def test_the_context_travels_between_processes():
-    one = pickle.loads(pickle.dumps(context()))  # noqa: S301
+    one = pickle.loads(pickle.dumps(context()))
     assert one == context()
     record = PlanRecord(0, "t", 0, Bundle("b", (), "D", "A"), (Cell("c", "x"),), 1, 2)
-    assert pickle.loads(pickle.dumps(FlowCall("k", write_instance, (unit_flows(record, 0)[0], record, one)))).key == "k"  # noqa: S301
+    assert pickle.loads(pickle.dumps(FlowCall("k", write_instance, (unit_flows(record, 0)[0], record, one)))).key == "k"

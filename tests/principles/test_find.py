@@ -1,0 +1,155 @@
+"""The whole way from seeds to principles in the miniature's world, with rules of that world as the two models."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from generation.config import AnswerConfig, LevelConfig, PrinciplesConfig, SamplingConfig, TaskConfig
+from generation.engines.base import Request
+from generation.errors import BudgetError, SeedError, YieldError
+from generation.journal import Journal
+from generation.principles.ask import Asks
+from generation.principles.find import find_principles
+from generation.principles.model import Principle
+from generation.prompts.prompt_set import load_prompt_set
+from generation.storage import Store
+from generation.task import Seed, Task
+from recipes.miniature import world
+from tests.principles.stand_in import LocalPool
+
+PROMPTS = load_prompt_set("prompts", Path(world.__file__).parent)
+RULE = ("rotate left", "shift up")
+LEVELS = {
+    "task": LevelConfig(prompt="mine_words", evidence="diverse", kind="generate", calls=4, quota=1),
+    "skill": LevelConfig(prompt="mine_rule", evidence="cluster", kind="solve", calls=8, seeds_per_call=6, quota=1),
+    "instance": LevelConfig(prompt="mine_rule", evidence="pair", kind="solve", calls=4, seeds_per_call=3, quota=1),
+    "error": LevelConfig(prompt="mine_error", evidence="errors", kind="solve", calls=4, seeds_per_call=4, quota=1),
+}
+CONFIG = PrinciplesConfig(levels=LEVELS, sampling=SamplingConfig(max_output_tokens=16), large_token_budget=100_000)
+
+
+def task(count: int = 40) -> Task:
+    rng = random.Random(5)
+    words = [world.random_word(rng, 4, 6) for _ in range(count)]
+    splits = ["mine", "validate", "mine", "demo"]
+    seeds = [Seed(f"{i}", w, world.apply(RULE, w), split=splits[i % 4]) for i, w in enumerate(words)]
+    return Task(
+        TaskConfig(name="kilo", description="task kilo", answer=AnswerConfig(kind="exact"), seeds="x"), tuple(seeds)
+    )
+
+
+def small(request: Request) -> str:
+    """Follows the first principle, as the small model does; without one it repeats the input."""
+    lines = (request.prefix + request.text).split("\n")
+    first, last = lines[0], lines[-1]
+    rule = world.parse_rule(first.removeprefix("P: ")) if first.startswith("P: ") else None
+    word = last.removeprefix("solve ")
+    return ">".join(world.trace(rule, word)) if rule else word
+
+
+def large(seed: int = 0):
+    """Finds the rule in half of the calls."""
+    rng = random.Random(seed)
+
+    def reply(request: Request) -> str:
+        if request.text.endswith("words"):
+            return "len 4-6"
+        if rng.random() < 0.5:
+            return "; ".join(RULE)
+        return rng.choice(["sort; reverse", "shift up; rotate left; sort", "what?", "drop first"])
+
+    return reply
+
+
+def find(
+    store: Path, large_pool: LocalPool, config: PrinciplesConfig = CONFIG, one: Task | None = None
+) -> list[Principle]:
+    asks = Asks(large_pool.ask, LocalPool(small).ask, "large-digest")
+    return find_principles(one or task(), config, PROMPTS, asks, Journal(Store(str(store))), 0)
+
+
+def test_the_rule_behind_the_seeds_is_found_and_the_wrong_ones_are_kept_with_reasons(tmp_path):
+    principles = find(tmp_path, LocalPool(large()))
+    active = [p for p in principles if p.status == "active"]
+    assert [(p.text, p.kind) for p in active] == [("rotate left; shift up", "solve"), ("len 4-6", "generate")]
+    best = active[0]
+    assert best.solve_accuracy == 1.0
+    assert best.solve_gain == 1.0
+    assert best.probe_items == 10
+    assert best.model == "large-digest"
+    assert best.template in {"mine_rule", "mine_error"}
+    assert set(best.calls) <= {f"mine/kilo/{level}/{i:04d}" for level in LEVELS for i in range(8)}
+    assert set(best.support) <= {seed.seed_id for seed in task().split("mine")}
+    assert all(p.reason for p in principles)
+    assert any(p.reason == "unreadable: no principle" and p.text == "what?" for p in principles)
+    wrong = [p for p in principles if p.kind == "solve" and p.text not in {"what?", best.text}]
+    assert wrong
+    assert any(p.reason == "utility: no gain alone" for p in wrong)
+    assert len({p.principle_id for p in principles}) == len(principles)
+
+
+def test_the_error_level_shows_the_large_model_what_the_small_one_got_wrong(tmp_path):
+    pool = LocalPool(large())
+    find(tmp_path, pool)
+    shown = [request.text for request in pool.asked if " not " in request.text]
+    assert shown
+    for line in (line for text in shown for line in text.splitlines() if " not " in line):
+        word, _, answers = line.partition(">")
+        assert answers == f"{world.apply(RULE, word)} not {word}"
+
+
+def test_no_prompt_of_the_large_model_holds_a_held_out_seed(tmp_path):
+    pool = LocalPool(large())
+    find(tmp_path, pool)
+    shown = {line.partition(">")[0] for request in pool.asked for line in request.text.splitlines() if ">" in line}
+    assert shown <= {seed.input for seed in task().split("mine")}
+
+
+def test_a_restart_asks_the_large_model_nothing_and_finds_the_same(tmp_path):
+    first = find(tmp_path, LocalPool(large()))
+    again = find(tmp_path, LocalPool(lambda request: pytest.fail("asked again")))
+    assert again == first
+
+
+def test_the_budget_of_the_large_model_counts_over_restarts(tmp_path):
+    first = LocalPool(large())
+    few = CONFIG.model_copy(update={"levels": {"skill": LEVELS["skill"]}})
+    find(tmp_path, first, few)
+    spent = Journal(Store(str(tmp_path))).tokens("mine")
+    assert first.budgets == [CONFIG.large_token_budget]
+    second = LocalPool(large())
+    find(tmp_path, second)
+    assert second.budgets == [CONFIG.large_token_budget - spent]
+    with pytest.raises(BudgetError, match="large_token_budget"):
+        find(
+            tmp_path,
+            LocalPool(large()),
+            CONFIG.model_copy(update={"large_token_budget": spent, "sampling": SamplingConfig(max_output_tokens=17)}),
+        )
+
+
+def test_nothing_found_ends_with_the_counts_and_what_to_do(tmp_path):
+    with pytest.raises(YieldError) as caught:
+        find(tmp_path, LocalPool(lambda request: "len 4-6" if request.text.endswith("words") else "double last"))
+    message = str(caught.value)
+    assert "principles: task 'kilo': 0 of 3 solve and check candidates" in message
+    assert "no gain alone: 3" in message
+    assert "principles.from_file" in message
+
+
+def test_few_seeds_pass_the_static_gate_only_and_the_reason_says_so(tmp_path):
+    principles = find(tmp_path, LocalPool(large(1)), one=task(11))
+    active = [p for p in principles if p.status == "active"]
+    assert active
+    assert all("11 seeds are too few" in p.reason and p.solve_gain is None for p in active)
+
+
+def test_levels_that_only_write_inputs_need_no_solve_principle(tmp_path):
+    only = CONFIG.model_copy(update={"levels": {"task": LEVELS["task"]}})
+    assert [p.text for p in find(tmp_path, LocalPool(large()), only) if p.status == "active"] == ["len 4-6"]
+
+
+def test_a_task_without_seeds_to_mine_is_refused(tmp_path):
+    with pytest.raises(SeedError, match="no seed in the split 'mine'"):
+        find(tmp_path, LocalPool(large()), one=Task(task().config, task().split("demo")))
