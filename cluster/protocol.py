@@ -2,7 +2,27 @@
 
 from dataclasses import dataclass, field
 
+from generation.instances.flow import InstanceContext
 from generation.visible import SettledUnit
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """What a replica needs to write instances of one arm.
+
+    Attributes:
+        run: URI of the arm's run folder.
+        run_id: Part of each row's id.
+        context: What all its instance flows share.
+        commit_bytes: A shard is written once its rows are about so large ...
+        commit_seconds: ... or its first unit is so old.
+    """
+
+    run: str
+    run_id: str
+    context: InstanceContext
+    commit_bytes: int = 32 * 2**20
+    commit_seconds: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

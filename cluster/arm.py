@@ -1,0 +1,151 @@
+"""One arm of a run: what it is to generate, and all that has been curated of it so far."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.protocol import PrefixAnswer
+from cluster.recipe import Recipe
+from cluster.task_fold import TaskFold, TaskWork
+from generation.curation.counts import StageCounts
+from generation.dataset import DatasetSummary, Oracle, TaskRows, sealed_targets, write_dataset
+from generation.errors import RecipeError
+from generation.instances.flow import InstanceContext
+from generation.instances.plan_log import read_records
+from generation.manifest import replay
+from generation.storage import Store
+from generation.visible import PlanPrefix, ShardReader
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """What one arm is to generate.
+
+    Attributes:
+        arm: `psi` or `direct`.
+        store: The arm's run folder.
+        recipe: The resolved recipe: sections generation, curation, limits, cluster and pools.small are used.
+        work: Its tasks.
+        context: For the instance flows.
+        provenance: What the dataset's rows come from (`write_dataset`).
+        oracle: True answers, to measure labels with.
+        spent_seconds: Wall time that counts against the recipe's limit already: other stages and arms, all restarts.
+        spent_gpu_hours: The same of GPU time.
+    """
+
+    arm: str
+    store: Store
+    recipe: Recipe
+    work: tuple[TaskWork, ...]
+    context: InstanceContext
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    oracle: Oracle | None = None
+    spent_seconds: float = 0.0
+    spent_gpu_hours: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """What an arm ended with.
+
+    Attributes:
+        dataset: The sealed dataset.
+        accepted: Rows kept by curation, by task: exactly the target.
+        overshoot: Rows beyond the target that curation would have kept, by task.
+        stages: By task, rows in and out of each stage of curation.
+        dropped: `stage: reason` to rows, over all tasks.
+        tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`, over all restarts.
+        seconds: Wall time of generation, over all restarts.
+        given_up: Units given up, and why.
+    """
+
+    dataset: DatasetSummary
+    accepted: dict[str, int]
+    overshoot: dict[str, int]
+    stages: dict[str, StageCounts]
+    dropped: dict[str, int]
+    tokens: dict[str, dict[str, int]]
+    seconds: float
+    given_up: dict[str, str]
+
+
+class ArmFold:
+    """The folds of all tasks of an arm.
+
+    Raises:
+        RecipeError: The plan on storage has a task that the recipe lacks.
+    """
+
+    def __init__(self, run: ArmRun) -> None:
+        self._run = run
+        self.reader = ShardReader(run.store)
+        generation, curation = run.recipe.generation, run.recipe.curation
+        self.tasks = {
+            work.task.name: TaskFold(work, generation, curation, sealed_targets(run.store, work.task.name))
+            for work in run.work
+        }
+
+    @property
+    def complete(self) -> bool:
+        """Whether every task has reached its target."""
+        return all(fold.complete for fold in self.tasks.values())
+
+    @property
+    def accepted(self) -> dict[str, int]:
+        """Rows kept, by task."""
+        return {name: fold.fold.kept for name, fold in self.tasks.items()}
+
+    @property
+    def flows(self) -> int:
+        """Rows folded, of either status."""
+        return sum(fold.flows for fold in self.tasks.values())
+
+    def replay(self) -> None:
+        """Fold what is on storage.
+
+        Raises:
+            StorageError: It cannot be read, or is not what was committed.
+        """
+        records, state = read_records(self._run.store), replay(self._run.store).state
+        prefix = PlanPrefix()
+        for record in records:
+            if record.task not in self.tasks:
+                raise RecipeError(
+                    f"{self._run.store.uri}: was planned for task '{record.task}', which the recipe does not have;"
+                    " use a new run.output"
+                )
+            prefix.add(record)
+        for unit, place in state.places.items():
+            prefix.settle(unit, place)
+        for unit in state.tombstones:
+            prefix.settle(unit, None)
+        for name, fold in self.tasks.items():
+            fold.absorb(prefix.after(name, 0, prefix.planned.get(name, 0)), self.reader)
+
+    def seen(self) -> dict[str, tuple[int, str]]:
+        """What `committed_prefix` is asked with."""
+        return {name: (fold.count, fold.digest) for name, fold in self.tasks.items()}
+
+    def absorb(self, answer: PrefixAnswer) -> list[str]:
+        """Fold what it brings; returns keys of the inputs newly kept."""
+        for task in answer.stale:
+            self.tasks[task].restart()
+        return [key for task, units in answer.settled.items() for key in self.tasks[task].absorb(units, self.reader)]
+
+    def write(self) -> DatasetSummary:
+        """Write and seal the dataset: the first rows kept of each task, exactly as many as its target."""
+        run = self._run
+        parts = [
+            TaskRows(fold.work.task, fold.target, fold.rows(self.reader), fold.fold.counts)
+            for fold in self.tasks.values()
+        ]
+        return write_dataset(run.store, parts, run.context.prompts, run.provenance, run.oracle)
+
+
+def total_dropped(folds: Iterable[TaskFold]) -> dict[str, int]:
+    """`stage: reason` to rows, most frequent first."""
+    totals: dict[str, int] = {}
+    for fold in folds:
+        for why, count in fold.dropped.items():
+            totals[why] = totals.get(why, 0) + count
+    return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,69 @@
+"""How the driver reaches the coordinator: an actor that outlives its crashes, called as if it were here."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from cluster.coordinator import Coordinator
+from generation.errors import PsiError, StorageError
+from generation.storage import Store
+
+MAX_CALLS = 10_000
+"""Calls that the actor takes at once; a commit waits inside it until it is durable."""
+
+
+class CoordinatorLink(Protocol):
+    """What the driver's loop needs."""
+
+    @property
+    def handle(self) -> Any:
+        """What replicas are given to reach the same coordinator."""
+        ...
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of `Coordinator` and wait for its answer."""
+        ...
+
+
+class ActorLink:
+    """A coordinator actor on this node. Ray starts it again wherever it fails, and repeats the calls that were lost with it."""
+
+    def __init__(self, store: Store, lease_seconds: float) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(Coordinator)
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": MAX_CALLS}
+        self.handle: Any = actor.options(**options, scheduling_strategy=here).remote(store.uri, lease_seconds)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method and wait.
+
+        Raises:
+            PsiError: What the coordinator raised.
+            StorageError: The coordinator cannot start.
+        """
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return ray.get(getattr(self.handle, method).remote(*arguments))
+        except RayTaskError as error:
+            if isinstance(error.cause, PsiError):
+                raise error.cause from None
+            raise
+        except RayActorError as error:
+            raise StorageError(f"the coordinator cannot start: {error}") from error
+
+
+@contextmanager
+def coordinator_actor(store: Store, lease_seconds: float) -> Iterator[ActorLink]:
+    """A coordinator while the block runs."""
+    import ray
+
+    link = ActorLink(store, lease_seconds)
+    try:
+        yield link
+    finally:
+        ray.kill(link.handle)

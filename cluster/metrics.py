@@ -1,0 +1,50 @@
+"""Metrics of a driver's session as JSONL segments, each written once: `metrics/<stage>-<started>-<number>.jsonl`."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from generation.storage import Store, json_lines
+
+_FOLDER = "metrics"
+SEGMENT_SECONDS = 10.0
+
+
+class SessionMetrics:
+    """Gathers lines and writes them every ten seconds, so that a killed driver loses no more than that.
+
+    Args:
+        store: The arm's run folder.
+        stage: Start of the file names.
+        started: Names the session; no two sessions start in the same microsecond.
+    """
+
+    def __init__(self, store: Store, stage: str, started: datetime) -> None:
+        self._store = store
+        self._prefix = f"{_FOLDER}/{stage}-{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._segment = 0
+        self._lines: list[dict[str, Any]] = []
+        self._written_at = 0.0
+
+    def book(self, line: dict[str, Any]) -> None:
+        """Take a line, which must have `seconds` since the session started."""
+        self._lines.append(line)
+        if line["seconds"] - self._written_at >= SEGMENT_SECONDS:
+            self._written_at = line["seconds"]
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._lines:
+            self._segment += 1
+            self._store.write_new(f"{self._prefix}-{self._segment:06d}.jsonl", json_lines(self._lines))
+            self._lines = []
+
+
+def session_seconds(store: Store, stage: str) -> float:
+    """Wall time of all sessions of a stage so far, as far as it was written."""
+    longest: dict[str, float] = {}
+    for name in store.names(_FOLDER):
+        if name.startswith(f"{stage}-"):
+            lines = store.read_lines(f"{_FOLDER}/{name}")
+            longest[name.rpartition("-")[0]] = float(lines[-1]["seconds"])
+    return sum(longest.values())

@@ -1,0 +1,153 @@
+"""One task's curation while it is generated: follows the visible units in plan order and keeps what the fold keeps."""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cluster.waves import Standing
+from generation.config import CurationConfig, GenerationConfig
+from generation.curation.fold import CausalFold, input_key
+from generation.instances.plan import Bundle, Cell
+from generation.manifest import UnitPlace
+from generation.rows import Row
+from generation.task import Task
+from generation.visible import SettledUnit, ShardReader, extend_digest
+
+RECENT_UNITS = 16
+
+
+@dataclass(frozen=True)
+class TaskWork:
+    """What is to be generated for one task.
+
+    Attributes:
+        task: The task.
+        kinds: Its bundles, each with its cells.
+        evaluation_inputs: Inputs that may not leak into its rows.
+    """
+
+    task: Task
+    kinds: tuple[tuple[Bundle, tuple[Cell, ...]], ...]
+    evaluation_inputs: tuple[str, ...]
+
+
+class TaskFold:
+    """Holds no row, only where the kept ones lie.
+
+    Args:
+        work: The task, with the inputs that its rows must not hold.
+        generation: The recipe's section.
+        curation: The recipe's section.
+        sealed_targets: Targets whose datasets were sealed before (`dataset.sealed_targets`).
+
+    Attributes:
+        fold: The causal fold.
+        count: Units folded.
+        digest: Of these units and their files (`generation.visible`).
+        dropped: `stage: reason` to count.
+        given_up: Units of the prefix without rows.
+        flows: Rows folded, of either status.
+    """
+
+    def __init__(
+        self, work: TaskWork, generation: GenerationConfig, curation: CurationConfig, sealed_targets: Sequence[int]
+    ) -> None:
+        self.work = work
+        self.target = generation.accepted_rows
+        self._sealed_targets = tuple(sealed_targets)
+        self._generation = generation
+        self._curation = curation
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything; what was seen is not what is visible."""
+        work = self.work
+        inputs = work.evaluation_inputs
+        self.fold = CausalFold(self._curation, work.task, inputs, self.target, self._sealed_targets)
+        self.count = 0
+        self.digest = ""
+        self.flows = 0
+        self.dropped: Counter[str] = Counter()
+        self.given_up: list[str] = []
+        self._kept: list[tuple[UnitPlace, int]] = []
+        self._recent: deque[SeenUnit] = deque(maxlen=max(self._generation.patience_units, RECENT_UNITS))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the target is reached."""
+        return self.fold.kept >= self.target
+
+    @property
+    def overshoot(self) -> int:
+        """Rows that only the target kept out."""
+        return sum(count for why, count in self.dropped.items() if why.startswith("overshoot:"))
+
+    def absorb(self, settled: Sequence[SettledUnit], reader: ShardReader) -> list[str]:
+        """Fold the units that come next in plan order; returns the keys of the inputs newly kept.
+
+        Raises:
+            StorageError: A shard is missing or damaged.
+        """
+        return [key for unit in settled for key in self._absorb(unit, reader)]
+
+    def forgive(self) -> None:
+        """Units that an earlier driver gave up say nothing about those that this one will do."""
+        kept = [unit for unit in self._recent if not unit.given_up]
+        self._recent.clear()
+        self._recent.extend(kept)
+
+    def standing(self, planned: int) -> Standing:
+        """For the planner, with so many units planned."""
+        flows, kept = sum(u.flows for u in self._recent), sum(u.kept for u in self._recent)
+        return Standing(self.fold.kept, self.target, planned, self.count, flows, kept)
+
+    def out_of_patience(self) -> "SeenUnits | None":
+        """The last `patience_units` units, once that many were folded and they yielded too little."""
+        patience = self._generation.patience_units
+        last = list(self._recent)[-patience:]
+        if self.complete or len(last) < patience:
+            return None
+        seen = SeenUnits(sum(u.flows for u in last), sum(u.kept for u in last), sum(u.given_up for u in last))
+        return seen if seen.kept < self._generation.min_yield * seen.flows else None
+
+    def rows(self, reader: ShardReader) -> Iterator[Row]:
+        """The kept rows, in plan order."""
+        at: UnitPlace | None = None
+        unit: list[Row] = []
+        for place, index in self._kept:
+            if place is not at:
+                at, unit = place, reader.rows(place)
+            yield unit[index]
+
+    def _absorb(self, settled: SettledUnit, reader: ShardReader) -> list[str]:
+        rows = reader.rows(settled.place) if settled.place else []
+        verdicts = self.fold.fold(rows)
+        self.count += 1
+        self.digest = extend_digest(self.digest, settled)
+        self.flows += len(rows)
+        self.dropped.update(f"{v.stage}: {v.reason}" for v in verdicts if not v.kept)
+        kept = [index for index, verdict in enumerate(verdicts) if verdict.kept]
+        if settled.place is None:
+            self.given_up.append(settled.unit)
+        else:
+            self._kept.extend((settled.place, index) for index in kept)
+        self._recent.append(SeenUnit(self._generation.flows_per_unit, len(kept), settled.place is None))
+        return [input_key(rows[index].input) for index in kept]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenUnit:
+    """What one unit brought; one that was given up brought nothing for all its flows."""
+
+    flows: int
+    kept: int
+    given_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeenUnits:
+    """What some units brought together."""
+
+    flows: int
+    kept: int
+    given_up: int
