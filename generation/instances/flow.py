@@ -25,7 +25,7 @@ SINGLE_ANSWER = VotingConfig(rounds=(1,), min_agreement=0.0)
 
 @dataclass(frozen=True)
 class InstanceContext:
-    """What all instance flows of one arm share. Pickles; `without_seeds` of the tasks keeps it small.
+    """What all instance flows of one arm share. Pickles; with tasks `without_seeds` it is small.
 
     Attributes:
         run_id: Of the arm's run folder; part of each row id.
@@ -58,6 +58,16 @@ class InstanceContext:
         return json_bytes(values).decode()
 
 
+def without_seeds(task: Task) -> Task:
+    """The task as flows need it: seeds would travel to every replica with each call."""
+    return Task(task.config, ())
+
+
+def seen_key(task: str, text: str) -> str:
+    """Under which an accepted input is known to later flows. Tasks are curated apart, so one may keep what another has."""
+    return f"{task}/{input_key(text)}"
+
+
 def write_instance(
     plan: FlowPlan, record: PlanRecord, context: InstanceContext, seen: AbstractSet[str] = frozenset()
 ) -> Flow:
@@ -67,7 +77,7 @@ def write_instance(
         plan: Which cell, at which place of which unit.
         record: The plan record of the unit.
         context: What the flows of the arm share.
-        seen: `input_key` of inputs that curation kept before: drafts of these are dropped before votes are spent. Read, never changed.
+        seen: `seen_key` of inputs that curation kept before: drafts of these are dropped before votes are spent. Read, never changed.
     """
     row = _started(plan, record, context)
     draft: Completion = yield Request(
@@ -78,7 +88,7 @@ def write_instance(
     except Reject as reject:
         return _rejected(row, reject, draft.error or draft.text)
     row = replace(row, input=text)
-    if input_key(text) in seen:
+    if seen_key(record.task, text) in seen:
         return _rejected(row, Reject("duplicate", "input accepted before"))
     return (yield from _answered(row, plan, record, context))
 

@@ -6,14 +6,13 @@ from random import Random
 import pytest
 
 from generation.config import AnswerConfig, GenerationConfig, TaskConfig
-from generation.curation.text import input_key
 from generation.engines.base import Completion, Request
 from generation.flows import FlowCall
-from generation.instances.flow import InstanceContext, write_instance
+from generation.instances.flow import InstanceContext, seen_key, without_seeds, write_instance
 from generation.instances.plan import Bundle, Cell, FlowPlan, PlanRecord, unit_flows
 from generation.prompts.prompt_set import PromptSet, load_prompt_set
 from generation.rows import Row, batch_to_rows, row_id, rows_to_batch
-from generation.task import Task
+from generation.task import Seed, Task
 from tests.principles.stand_in import LocalPool, Reply
 
 CHAT = load_prompt_set("chat", Path())
@@ -21,7 +20,9 @@ NUMBER = AnswerConfig(kind="number")
 
 
 def task(answer: AnswerConfig) -> Task:
-    return Task(TaskConfig(name="t", description="Add.", answer=answer, seeds="x"), ())
+    return without_seeds(
+        Task(TaskConfig(name="t", description="Add.", answer=answer, seeds="x"), (Seed("s", "1", "1"),))
+    )
 
 
 def context(answer: AnswerConfig = NUMBER, prompts: PromptSet = CHAT) -> InstanceContext:
@@ -96,9 +97,14 @@ def test_a_bad_draft_ends_as_a_rejection_that_keeps_the_text(draft, stage, reaso
 
 
 def test_a_known_input_is_dropped_before_votes_are_spent():
-    row, asked = write(answers("<input>Known  THING</input>"), seen={input_key("known thing")})
+    row, asked = write(answers("<input>Known  THING</input>"), seen={seen_key("t", "known thing")})
     assert (row.stage, row.reason, row.input) == ("duplicate", "input accepted before", "Known  THING")
     assert len(asked) == 1
+
+
+def test_an_input_that_another_task_keeps_is_not_dropped():
+    row, _ = write(answers("<input>x</input>", *["<answer>1</answer>"] * 2), seen={seen_key("other", "x")})
+    assert row.status == "instance"
 
 
 def test_answers_that_never_agree_end_as_a_rejection_with_their_votes():
