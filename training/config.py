@@ -15,6 +15,9 @@ OWNED_DEEPSPEED_KEYS = (
     "scheduler",
     "bf16",
     "fp16",
+    "managed_gradient_accumulation",
+    "zero_optimization.stage",
+    "zero_optimization.overlap_comm",
 )
 
 
@@ -70,7 +73,9 @@ class TrainingConfig(BaseModel):
     @field_validator("deepspeed")
     @classmethod
     def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        owned = sorted(set(value) & set(OWNED_DEEPSPEED_KEYS))
+        zero: Any = value.get("zero_optimization", {})
+        given = {*value, *(f"zero_optimization.{key}" for key in zero)}
+        owned = sorted(given & set(OWNED_DEEPSPEED_KEYS))
         if owned:
             raise ValueError(f"{', '.join(owned)}: set by the other fields of [training]; remove them here")
         return value

@@ -1,0 +1,108 @@
+"""Runs a training job under Ray Train, which only starts the ranks and starts them again: data, state and result are the loop's own."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from generation.dataset import read_sealed
+from generation.errors import NotSealedError, PsiError, TrainingError
+from training.config import TrainingConfig
+from training.job import TrainingJob
+
+_POLL_SECONDS = 5.0
+
+
+def run_training(job: TrainingJob) -> dict[str, Any]:
+    """Train a job on the cluster that this process is connected to; goes on from its checkpoints, and returns at once when it is done.
+
+    Returns:
+        `steps`, `seconds` (in steps), `tokens`, `supervised_tokens`, `final_loss`, `restarts`.
+
+    Raises:
+        NotSealedError: The dataset was not sealed within `config.dataset_deadline_seconds`.
+        TrainingError: Training failed, and failed again after `config.max_restarts` restarts.
+    """
+    from ray.exceptions import RayError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    await_sealed(job.dataset, job.config.dataset_deadline_seconds)
+    storage, name = Path(job.checkpoints) / "ray", f"{job.name}-{uuid4().hex[:8]}"
+    trainer = TorchTrainer(
+        train_on_rank,
+        train_loop_config={"job": job.to_json()},
+        scaling_config=ScalingConfig(**ranks_of(job.config)),
+        run_config=RunConfig(
+            name=name,  # a name of its own: Ray Train would go on from its own records of an earlier job of the same name
+            storage_path=str(storage.absolute()),
+            failure_config=FailureConfig(max_failures=job.config.max_restarts),
+            worker_runtime_env={"env_vars": rank_environment(job.config)},
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except (TrainingFailedError, RayError) as error:
+        raise TrainingError(f"{job.name}: {explain(error)}") from error
+    finally:
+        shutil.rmtree(storage / name, ignore_errors=True)
+
+
+def train_on_rank(config: dict[str, str]) -> dict[str, Any]:
+    """What Ray Train runs on every rank."""
+    from training.loop import train
+    from training.metrics import summarise
+
+    job = TrainingJob.from_json(config["job"])
+    train(job)
+    return summarise(Path(job.metrics), Path(job.checkpoints))
+
+
+def await_sealed(dataset: str, deadline_seconds: float) -> None:
+    """Wait until a dataset is sealed.
+
+    Raises:
+        NotSealedError: It was not in time.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            read_sealed(dataset)
+            return
+        except NotSealedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def ranks_of(config: TrainingConfig) -> dict[str, Any]:
+    """The ranks as arguments of Ray Train's `ScalingConfig`."""
+    resources = {"CPU": config.cpus_per_rank}
+    if config.gpus_per_rank:
+        resources["GPU"] = config.gpus_per_rank
+    return {"num_workers": config.ranks, "use_gpu": config.gpus_per_rank > 0, "resources_per_worker": resources}
+
+
+def rank_environment(config: TrainingConfig) -> dict[str, str]:
+    """Environment of a rank; it must be set before torch and DeepSpeed are imported there."""
+    environment = {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
+    return environment if config.gpus_per_rank else {**environment, "DS_ACCELERATOR": "cpu"}
+
+
+def explain(error: Exception) -> str:
+    """The failure of the first rank that failed with an error of ours, else the first failure, in one line."""
+    failures = [_cause(failure) for failure in getattr(error, "worker_failures", {}).values()]
+    ours = [failure for failure in failures if isinstance(failure, PsiError)]
+    first = (ours or failures or [error])[0]
+    return (
+        str(first)
+        if ours
+        else f"training ranks failed: {type(first).__name__}: {first}; checkpoints are kept, run the same again to go on"
+    )
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """The error inside Ray's wrappers of it."""
+    inner = failure.__cause__ or getattr(failure, "_base_exc", None) or getattr(failure, "cause", None)
+    return _cause(inner) if isinstance(inner, BaseException) else failure

@@ -1,0 +1,101 @@
+"""Publishes the trained model as a Hugging Face folder: written aside, reloaded, and only then renamed to its final name."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from generation.errors import TrainingError
+from generation.storage import Store
+from training.chat import ChatEncoder
+from training.ranks import Ranks
+
+LINEAGE = "psi.json"
+"""Where the model comes from. It is written last, so a folder that has it is whole."""
+
+
+def is_published(output: str) -> bool:
+    """Whether a model folder is there and whole."""
+    return (Store(output).local("") / LINEAGE).exists()
+
+
+def publish(engine: Any, base: str, output: str, encoder: ChatEncoder, ranks: Ranks, lineage: dict[str, Any]) -> None:
+    """Gather the weights of all ranks in bfloat16 and publish them with tokenizer, template and lineage. All ranks must call it.
+
+    Args:
+        engine: The trained engine.
+        base: Folder of the model that it started from.
+        output: URI of the folder to publish; must not exist.
+        encoder: Whose end tokens generation must stop at.
+        ranks: Of this job.
+        lineage: What the model was made from, as JSON; rank 0's counts.
+
+    Raises:
+        TrainingError: The folder exists, or what was written cannot be loaded again.
+    """
+    weights = _gather_weights(engine, ranks)
+    if ranks.leads:
+        target = Store(output).local("")
+        if target.exists():
+            raise TrainingError(f"{target}: already there, and not a model of this job; move it away")
+        aside = target.with_name(f".{target.name}.unfinished")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _write_model(engine.module.config, weights, aside)
+        _write_text_side(base, encoder, aside)
+        _validate(aside, weights, encoder)
+        (aside / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        aside.rename(target)
+    ranks.wait()
+
+
+def _gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """All weights on rank 0, bfloat16 on the CPU: two bytes a parameter."""
+    state = (
+        engine._zero3_consolidated_16bit_state_dict()
+        if engine.zero_optimization_stage() == 3
+        else engine.module.state_dict()
+    )
+    if not ranks.leads:
+        return {}
+    return {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in state.items()}
+
+
+def _write_model(config: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    model.save_pretrained(folder, max_shard_size="5GB")
+
+
+def _write_text_side(base: str, encoder: ChatEncoder, folder: Path) -> None:
+    """Tokenizer, chat template, licence, and the tokens that end generation.
+
+    Sampling defaults of the base model are not carried over: they were tuned for another model.
+    """
+    tokenizer = encoder.tokenizer
+    tokenizer.save_pretrained(folder)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    GenerationConfig(eos_token_id=list(encoder.eos_ids), **ids).save_pretrained(folder)
+    for path in (*Path(base).glob("LICENSE*"), *Path(base).glob("NOTICE*")):
+        shutil.copy(path, folder / path.name)
+
+
+def _validate(folder: Path, weights: dict[str, torch.Tensor], encoder: ChatEncoder) -> None:
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, use_safetensors=True, local_files_only=True
+        )
+        template = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: the exported model cannot be loaded again: {error}") from error
+    loaded = model.state_dict()
+    wrong = [name for name, tensor in weights.items() if not torch.equal(loaded[name], tensor)]
+    if wrong or not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise TrainingError(f"{folder}: weights changed on the way to disk or are not finite: {wrong[:5]}")
+    if template != encoder.tokenizer.chat_template:
+        raise TrainingError(f"{folder}: the chat template changed on the way to disk")

@@ -1,0 +1,45 @@
+"""What one training job is: everything that a rank needs to know, as one small JSON."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.config import TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """A model, the data to train it on and where the result goes.
+
+    Attributes:
+        model: Local Hugging Face folder of the model to start from.
+        dataset: URI of a sealed dataset folder (`<run>/dataset/round-0`).
+        human: URI of a parquet file of human examples with the same `messages` column, or None.
+        output: The model folder to publish; it appears complete or not at all.
+        checkpoints: Folder for token files and DeepSpeed state; every rank must see the same one.
+        metrics: JSONL file, one line an optimizer step, written by rank 0.
+        config: The `[training]` section of the recipe.
+        seed: Decides order and packing, together with the epoch.
+        name: Names the job in logs and in the model's lineage.
+    """
+
+    model: str
+    dataset: str
+    human: str | None
+    output: str
+    checkpoints: str
+    metrics: str
+    config: TrainingConfig
+    seed: int
+    name: str
+
+    def to_json(self) -> str:
+        """The job as JSON."""
+        values: dict[str, Any] = {**asdict(self), "config": self.config.model_dump()}
+        return json.dumps(values, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainingJob":
+        """The inverse of `to_json`."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{**values, "config": TrainingConfig.model_validate(values["config"])})

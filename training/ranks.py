@@ -1,0 +1,84 @@
+"""Who this process is among the training ranks, under whatever launcher started it (torchrun, Ray Train, or nothing)."""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import torch
+from torch import distributed
+
+from generation.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place.
+
+    Attributes:
+        rank: From 0; rank 0 writes what is written once.
+        world: Number of ranks.
+        device: Where this rank computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank. All ranks must call it."""
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        self.gather(None)
+
+
+def join_ranks(threads: int) -> Ranks:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR describe, unless this process is already in one.
+
+    Args:
+        threads: OpenMP threads of this rank.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        device, backend = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))), "nccl"
+        torch.cuda.set_device(device)
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if not distributed.is_initialized():
+        alone: dict[str, Any] = {"store": distributed.HashStore()} if world == 1 else {}
+        distributed.init_process_group(backend, rank=rank, world_size=world, **alone)
+    return Ranks(rank, world, device)
+
+
+def check_shared(ranks: Ranks, folder: Path) -> None:
+    """Make sure that all ranks see the same folder.
+
+    Raises:
+        TrainingError: Some do not; the message names their hosts.
+    """
+    probe = folder / f".shared-{uuid4().hex}"
+    if ranks.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    name = cast(str, ranks.gather(probe.name)[0])
+    seen = ranks.gather((socket.gethostname(), (folder / name).exists()))
+    if ranks.leads:
+        probe.unlink()
+    blind = sorted({host for host, sees in seen if not sees})
+    if blind:
+        raise TrainingError(
+            f"{folder}: not the same folder on {', '.join(blind)}; set run.scratch to a folder that all nodes share"
+        )
