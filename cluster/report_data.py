@@ -139,7 +139,7 @@ def _training(files: RunFiles, arm: str) -> dict[str, Any]:
         "steps": len(curve) or None,
         **sums,
         "final_loss": losses[-1] if losses else None,
-        "restarts": number(arm_stage(files.stages, "train", arm), "restarts"),
+        "restarts": number(files.stages.get(f"train-{arm}", {}), "restarts"),
         "series": {"step": [line["step"] for line in curve], "loss": losses},
     }
 
@@ -149,15 +149,6 @@ def _sum(values: Iterable[float | None]) -> float | None:
     known = list(values)
     parts = [value for value in known if value is not None]
     return round(sum(parts), 6) if parts and len(parts) == len(known) else None
-
-
-def arm_stage(stages: Mapping[str, dict[str, Any]], kind: str, arm: str) -> dict[str, Any]:
-    """The facts of an arm's stage, named `<kind>-<arm>` or `<kind>`; empty where it did not end yet."""
-    for name, facts in stages.items():
-        words = re.split(r"[-_]", name)
-        if words[0] == kind and (facts.get("arm") == arm or words[1:] == [arm]):
-            return facts
-    return stages.get(kind, {}) if arm == "psi" else {}
 
 
 def _stage(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,8 +190,9 @@ def _token_sources(files: RunFiles) -> dict[str, dict[str, Any] | None]:
     sources: dict[str, dict[str, Any] | None] = {"principles": files.stages.get("principles", {}).get("tokens")}
     for arm, lines in files.metrics.items():
         sources[f"generate-{arm}"] = lines[-1].get("tokens") if lines else None
-    evaluations = {name: facts.get("tokens") for name, facts in files.stages.items() if name.startswith("eval")}
-    return sources | (evaluations or {"evaluate": None})
+    for arm in files.arms:
+        sources[f"evaluate-{arm}"] = files.stages.get(f"evaluate-{arm}", {}).get("tokens")
+    return sources
 
 
 def _token_sum(sources: Sequence[Mapping[str, Any] | None], large: bool) -> dict[str, float | None]:
