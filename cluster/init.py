@@ -1,6 +1,7 @@
 """`psi init`: a recipe folder for the user's own task, guessed from the user's own file."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from cluster.guess import Guess, guess_task, read_columns
-from generation.config import AnswerConfig, FieldsConfig, TaskConfig
+from generation.config import TASK_NAME, AnswerConfig, FieldsConfig, TaskConfig
 from generation.errors import RecipeError
 from generation.seeds import load_tasks
 from generation.storage import digest, json_lines
@@ -44,6 +45,8 @@ def init_recipe(request: InitRequest) -> str:
     Raises:
         RecipeError: The folder exists, the columns cannot be guessed, or rows are wrong (SeedError).
     """
+    if not re.fullmatch(TASK_NAME, request.name):
+        raise RecipeError(f"{request.name}: is no name for a task; use lower case letters, digits, - and _")
     folder = request.directory / request.name
     if folder.exists():
         raise RecipeError(f"{folder}: exists already; choose another name or remove it")

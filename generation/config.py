@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+TASK_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
+
 
 class Section(BaseModel):
     """A part of a recipe: frozen, unknown keys refused."""
@@ -46,6 +48,9 @@ class FieldsConfig(Section):
     input: str = "input"
     output: str = "output"
     rationale: str | None = None
+    answer_pattern: str | None = None
+    """Regular expression whose first group is the answer inside `output`, such as `####\\s*(.+)`; the text before the match is the
+    rationale. Default: the whole column is the answer."""
 
 
 class TaskConfig(Section):
@@ -53,7 +58,7 @@ class TaskConfig(Section):
 
     operations = frozenset({"allowed_endpoints"})
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+    name: Annotated[str, Field(pattern=TASK_NAME)]
     description: str
     """What the task is, in the words that the trained model will see. No example, no principle."""
     answer: AnswerConfig
@@ -256,7 +261,7 @@ class CurationConfig(Section):
     near_duplicate: Share | None = 0.8
     """Jaccard similarity of word 5-grams at which the later of two inputs is dropped; none: exact duplicates only."""
     copy_overlap: Share = 0.7
-    """Share of an input's longest common subsequence of words with a seed at which it counts as a copy."""
+    """ROUGE-L F of an input's content words with those of a seed at which it counts as a copy."""
     decontaminate_ngram: Count = 13
     """Words in a row shared with an evaluation input that drop a row; shorter inputs must not be equal or contained."""
     max_label_share: Share = 1.0

@@ -1,0 +1,152 @@
+"""`psi show`: a look into a run folder, whatever is there of it. Reads nothing but the folder."""
+
+import random
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cluster.progress import NOT_MEASURED
+from cluster.report_files import RunFiles, arm_folder, number, open_run, read_metrics
+from cluster.report_yield import generation_speed, read_yield
+from generation.dataset import DATASET_FOLDER
+from generation.principles.model import Principle, principles_file, read_principles
+from generation.storage import Store
+
+WIDTH = 80
+MAX_CANDIDATES = 5
+MAX_REASONS = 12
+MAX_TEXT_CHARS = 400
+JOULES_PER_WATT_HOUR = 3600
+
+
+def show_run(uri: str, rows: int = 5, seed: int = 0) -> str:
+    """What to print about a run.
+
+    Args:
+        uri: The run folder.
+        rows: Random rows of each arm's dataset to show.
+        seed: Which ones.
+
+    Raises:
+        StorageError: There is no such folder.
+    """
+    files = open_run(Store(uri))
+    name = files.settings.get("run", {}).get("name") or uri
+    parts = [f"run {name} in {uri}", _principles(files.run)]
+    for arm in files.generating_arms:
+        folder = arm_folder(files.run, arm)
+        parts += [
+            f"arm {arm}\n{'=' * WIDTH}",
+            _rows(folder, rows, seed),
+            _rejections(files, arm),
+            _throughput(files, arm),
+        ]
+    parts.append(_energy(files.run))
+    return "\n\n".join(parts)
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([title, *(lines or [f"  {NOT_MEASURED}"])])
+
+
+def _wrapped(text: str, first: str, rest: str | None = None) -> list[str]:
+    """A text folded to the width; its own line breaks stay."""
+    shown = text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]} ..."
+    rest = " " * len(first) if rest is None else rest
+    lines: list[str] = []
+    for line in shown.splitlines() or [""]:
+        head = rest if lines else first
+        lines += textwrap.wrap(line, WIDTH, initial_indent=head, subsequent_indent=rest) or [head.rstrip()]
+    return lines
+
+
+def _principles(store: Store) -> str:
+    if not store.exists(principles_file(0)):
+        return _section("principles", [])
+    found = read_principles(store)
+    active = [p for p in found if p.status == "active"]
+    others = sorted((p for p in found if p.status == "candidate"), key=lambda p: -(p.solve_gain or 0.0))
+    retired = len(found) - len(active) - len(others)
+    lines = [line for p in active for line in _principle(p)] or ["  none was selected"]
+    if others:
+        lines += ["  not selected, best first:", *(line for p in others[:MAX_CANDIDATES] for line in _principle(p))]
+    return _section(f"principles: {len(active)} selected, {len(others)} more candidates, {retired} retired", lines)
+
+
+def _principle(principle: Principle) -> list[str]:
+    if principle.solve_accuracy is None:
+        score = f"score {NOT_MEASURED}"
+    else:
+        gain = f", {principle.solve_gain:+.2f} over none" if principle.solve_gain is not None else ""
+        score = f"solves {principle.solve_accuracy:.2f}{gain} ({principle.probe_items} items)"
+    head = f"{principle.task} / {principle.level} / {principle.kind or 'no kind'}: {score}"
+    return [*_wrapped(head, "  - ", "    "), *_wrapped(principle.text, "      ")]
+
+
+def _rows(folder: Store, wanted: int, seed: int) -> str:
+    names = [name for name in folder.names(DATASET_FOLDER) if name.endswith(".parquet")]
+    if not names or not wanted:
+        return _section("rows", [])
+    total, picked = _pick(folder, names, wanted, seed)
+    lines: list[str] = []
+    for row in picked:
+        agreement = row.get("agreement")
+        agreed = f", {agreement:.0%} agreement" if agreement is not None else ""
+        lines += [f"  [{row['task']}{agreed}]", *_wrapped(row["input"], "    input   ")]
+        if row.get("rationale"):
+            lines += _wrapped(row["rationale"], "    way     ")
+        lines += _wrapped(row["answer"], "    answer  ")
+    return _section(f"rows: {len(picked)} of {total:,}", lines)
+
+
+def _pick(folder: Store, names: Sequence[str], wanted: int, seed: int) -> tuple[int, list[dict[str, Any]]]:
+    """(rows in all files, random ones in file order); opens only the files that hold one of them."""
+    paths = [folder.path(f"{DATASET_FOLDER}/{name}") for name in names]
+    counts = [pq.read_metadata(path, filesystem=folder.filesystem).num_rows for path in paths]
+    total = sum(counts)
+    chosen = sorted(random.Random(seed).sample(range(total), min(wanted, total)))
+    picked: list[dict[str, Any]] = []
+    first = 0
+    for path, count in zip(paths, counts, strict=True):
+        here = [index - first for index in chosen if first <= index < first + count]
+        if here:
+            columns = ["task", "input", "answer", "rationale", "agreement"]
+            picked += pq.read_table(path, columns=columns, filesystem=folder.filesystem).take(here).to_pylist()
+        first += count
+    return total, picked
+
+
+def _rejections(files: RunFiles, arm: str) -> str:
+    stages: Mapping[str, Any] = read_yield(files.metrics[arm], files.summaries[arm])["stages"]
+    dropped = [
+        (count, f"{stage}: {reason}") for stage, facts in stages.items() for reason, count in facts["reasons"].items()
+    ]
+    if not stages:
+        return _section("rejections", [])
+    flows = next(iter(stages.values()))["in"]
+    dropped.sort(key=lambda item: -item[0])
+    lines = [f"  {count:>9,}  {count / max(flows, 1):>6.1%}  {reason[:58]}" for count, reason in dropped[:MAX_REASONS]]
+    if len(dropped) > MAX_REASONS:
+        lines.append(
+            f"  and {sum(c for c, _ in dropped[MAX_REASONS:]):,} for {len(dropped) - MAX_REASONS} other reasons"
+        )
+    return _section(f"rejections, of {flows:,} rows begun", lines or ["  none"])
+
+
+def _throughput(files: RunFiles, arm: str) -> str:
+    speed = generation_speed(files.metrics[arm])
+    if speed["seconds"] is None:
+        return _section("throughput", [])
+    tokens, rows = speed["generated_tokens_per_second"], speed["accepted_rows_per_second"]
+    return _section(
+        "throughput", [f"  {tokens:,.0f} tokens/s, {rows:,.2f} accepted rows/s over {speed['seconds']:,.0f} s"]
+    )
+
+
+def _energy(store: Store) -> str:
+    names = [name for name in store.names("energy") if name.endswith(".jsonl")]
+    joules = [number(line, "joules") for name in names for line in read_metrics(store, f"energy/{name}")]
+    known = [value for value in joules if value is not None]
+    return _section("energy", [f"  {sum(known) / JOULES_PER_WATT_HOUR:,.2f} Wh"] if known else [])
