@@ -47,8 +47,8 @@ def test_half_of_the_answers_is_no_majority():
 
 def test_answers_that_cannot_be_read_count_against_every_answer():
     vote = Vote(VotingConfig(rounds=(2, 4)))
-    run(vote, [None, None, "a", "a"])
-    assert vote.counts == {"": 2, "a": 2} or vote.counts == {"": 2}
+    assert run(vote, [None, None, "a", "a"]) == 2
+    assert vote.counts == {"": 2}
     with pytest.raises(Reject):
         vote.outcome()
 
