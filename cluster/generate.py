@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
 from cluster.arm import ArmFold, ArmResult, ArmRun, total_dropped
 from cluster.coordinator_link import CoordinatorLink, coordinator_actor
@@ -16,7 +15,7 @@ from cluster.stages import model_name
 from cluster.task_fold import TaskWork
 from generation.dataset import sealed_targets
 from generation.instances.bundles import Arm, make_bundles, make_cells
-from generation.instances.flow import InstanceContext
+from generation.instances.flow import InstanceContext, without_seeds
 from generation.manifest import replay
 from generation.principles.model import Principle
 from generation.seeds import load_evaluation
@@ -42,7 +41,7 @@ def arm_run(run: OpenRun, arm: Arm, principles: Sequence[Principle]) -> ArmRun:
     generation, model = run.recipe.generation, model_name(run.recipe.pools.small.engine)
     held_out = tuple(seed.input for task in run.tasks for seed in load_evaluation(task.config))
     run_id = f"{run.recipe.run.name}/{arm}"
-    tasks = {task.name: replace(task, seeds=()) for task in run.tasks}
+    tasks = {task.name: without_seeds(task) for task in run.tasks}
     small, others = run.recipe.pools.small, [other for other in TRAINED_ARMS if other != arm]
     elsewhere = sum(session_seconds(run.arm(other), "generation") for other in others)
     return ArmRun(

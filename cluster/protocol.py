@@ -33,7 +33,7 @@ class Lease:
         lease_id: Unique within an incarnation.
         units: Unit ids, in plan order, all of one plan record.
         seconds: How long the replica may take before the units are leased again.
-        seen: Digests of accepted inputs (`curation.input_key`) that are new since the replica's last lease; advisory.
+        seen: Accepted inputs (`generation.instances.flow.seen_key`) that are new since the replica's last lease; advisory.
     """
 
     lease_id: str

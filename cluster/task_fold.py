@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from cluster.waves import Standing
 from generation.config import CurationConfig, GenerationConfig
-from generation.curation.fold import CausalFold, input_key
+from generation.curation.fold import CausalFold
+from generation.instances.flow import seen_key
 from generation.instances.plan import Bundle, Cell
 from generation.manifest import UnitPlace
 from generation.rows import Row
@@ -83,7 +84,7 @@ class TaskFold:
         return sum(count for why, count in self.dropped.items() if why.startswith("overshoot:"))
 
     def absorb(self, settled: Sequence[SettledUnit], reader: ShardReader) -> list[str]:
-        """Fold the units that come next in plan order; returns the keys of the inputs newly kept.
+        """Fold the units that come next in plan order; returns the keys of the inputs newly kept (`seen_key`).
 
         Raises:
             StorageError: A shard is missing or damaged.
@@ -132,7 +133,7 @@ class TaskFold:
         else:
             self._kept.extend((settled.place, index) for index in kept)
         self._recent.append(SeenUnit(self._generation.flows_per_unit, len(kept), settled.place is None))
-        return [input_key(rows[index].input) for index in kept]
+        return [seen_key(self.work.task.name, rows[index].input) for index in kept]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,165 @@
+import asyncio
+
+import pytest
+
+from cluster.coordinator import Coordinator
+from cluster.protocol import ShardCommit, UnitRows
+from generation.errors import RunLockedError, StorageError
+from generation.instances.plan import Bundle, Cell, PlanRecord
+from generation.manifest import replay
+from generation.storage import Store
+
+LEASE_SECONDS = 10.0
+
+
+def record(index: int, task: str = "a", units: int = 8) -> PlanRecord:
+    return PlanRecord(index, task, 0, Bundle(f"b{index}", (), "draft", "answer"), (Cell("c", ""),), units, 2)
+
+
+def shard(file: str, *units: str) -> ShardCommit:
+    places = tuple(UnitRows(unit, 2 * i, 2 * i + 2) for i, unit in enumerate(units))
+    return ShardCommit(file, "sha", 10, places, {"a": 2 * len(units)}, {}, {"draft": {"requests": 2}})
+
+
+def coordinator(path, clock=lambda: 0.0) -> Coordinator:
+    return Coordinator(str(path), LEASE_SECONDS, clock)
+
+
+def test_a_commit_is_acknowledged_only_once_it_is_on_storage(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0)])
+        lease = (await desk.lease("r")).lease
+        answer = await desk.commit("r", lease.lease_id, shard("f", *lease.units))
+        assert answer.committed == lease.units
+        assert set(replay(Store(str(tmp_path))).state.places) == set(lease.units)
+
+    asyncio.run(scene())
+
+
+def test_commits_of_one_moment_share_a_segment(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0)])
+        units = list(record(0).units())
+        answers = await asyncio.gather(*(desk.commit("r", "", shard(f"f{unit}", unit)) for unit in units))
+        assert all(len(answer.committed) == 1 for answer in answers)
+        assert replay(Store(str(tmp_path))).num_segments == 2
+
+    asyncio.run(scene())
+
+
+def test_a_retry_after_a_lost_answer_hears_committed_also_from_a_successor(tmp_path):
+    async def scene():
+        first = coordinator(tmp_path)
+        await first.add_records([record(0)])
+        units = tuple(record(0).units())
+        await first.commit("r", "1-1", shard("f", *units[:2]))
+        second = coordinator(tmp_path)
+        assert (await second.commit("r", "1-1", shard("f", *units[:2]))).committed == units[:2]
+        assert (await second.commit("s", "1-2", shard("g", *units[1:3]))).lost == units[1:2]
+        progress = await second.progress()
+        assert (progress.planned, progress.committed, progress.instances) == (8, 3, {"a": 8})
+        assert progress.tokens == {"draft": {"requests": 4}}
+
+    asyncio.run(scene())
+
+
+def test_a_superseded_coordinator_acknowledges_nothing_more(tmp_path):
+    async def scene():
+        old = coordinator(tmp_path)
+        await old.add_records([record(0)])
+        new = coordinator(tmp_path)
+        unit = next(record(0).units())
+        for _ in range(2):
+            with pytest.raises(RunLockedError):
+                await old.commit("r", "", shard("old", unit))
+        assert (await new.commit("r", "", shard("new", unit))).committed == (unit,)
+        assert replay(Store(str(tmp_path))).state.places[unit].file == "new"
+
+    asyncio.run(scene())
+
+
+def test_after_a_failed_write_it_starts_over_from_storage(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0)])
+        unit = next(record(0).units())
+        (tmp_path / "manifest" / "000001-000002.jsonl").mkdir()
+        with pytest.raises(StorageError):
+            await desk.commit("r", "", shard("f", unit))
+        (tmp_path / "manifest" / "000001-000002.jsonl").rmdir()
+        assert (await desk.committed_prefix({"a": (0, "")})).settled == {"a": ()}
+        assert (await desk.commit("r", "", shard("f", unit))).committed == (unit,)
+        assert set(replay(Store(str(tmp_path))).state.places) == {unit}
+
+    asyncio.run(scene())
+
+
+def test_plan_records_are_logged_once_however_often_they_are_sent(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        assert await desk.add_records([record(0), record(1, "b")]) == 2
+        assert await desk.add_records([record(0), record(1, "b")]) == 2
+        again = coordinator(tmp_path)
+        assert await again.add_records([record(2)]) == 3
+        assert await desk.add_records([record(2, "other")]) == 3
+        assert await desk.record(2) == record(2)
+
+    asyncio.run(scene())
+
+
+def test_the_prefix_follows_plan_order_by_task_and_tells_who_saw_something_else(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, "a", 2), record(1, "b", 1), record(2, "a", 1)])
+        await desk.commit("r", "", shard("late", "000000-000001", "000001-000000"))
+        answer = await desk.committed_prefix({"a": (0, ""), "b": (0, "")})
+        assert [len(answer.settled[task]) for task in "ab"] == [0, 1]
+        await desk.give_up("000000-000000", "poison")
+        answer = await desk.committed_prefix({"a": (0, ""), "b": (1, "not what is visible")})
+        assert [(unit.unit, unit.place is None) for unit in answer.settled["a"]] == [
+            ("000000-000000", True),
+            ("000000-000001", False),
+        ]
+        assert answer.stale == {"b"}
+        assert (answer.planned, answer.next_record) == ({"a": 3, "b": 1}, 3)
+
+    asyncio.run(scene())
+
+
+def test_deadlines_deaths_and_draining(tmp_path):
+    async def scene():
+        now = [0.0]
+        desk = coordinator(tmp_path, lambda: now[0])
+        assert (await desk.lease("r")).wait_seconds > 0
+        await desk.add_records([record(0, units=1)])
+        await desk.publish_seen(["k1", "k2"])
+        first = (await desk.lease("r")).lease
+        assert first.seen == ("k1", "k2")
+        await desk.forget("r")
+        second = (await desk.lease("s")).lease
+        assert second.units == first.units
+        assert second.lease_id != first.lease_id
+        now[0] = second.seconds
+        assert (await desk.progress()).leased == 0
+        await desk.drain()
+        assert (await desk.lease("s")).leave
+        assert (await desk.commit("r", first.lease_id, shard("f", *first.units))).committed == first.units
+
+    asyncio.run(scene())
+
+
+def test_a_unit_that_always_fails_is_given_up_for_good(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, units=1)])
+        while (await desk.lease("r")).lease:
+            await desk.forget("r")
+        given_up = (await desk.progress()).given_up
+        assert given_up == {"000000-000000": "5 attempts, the last: replica r died"}
+        again = coordinator(tmp_path)
+        assert (await again.progress()).given_up == given_up
+        assert (await again.lease("r")).lease is None
+
+    asyncio.run(scene())
