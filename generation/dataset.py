@@ -98,26 +98,21 @@ def write_dataset(
     """
     folder = store.child(DATASET_FOLDER)
     seal = newest_seal(folder)
-    before = _sealed_tasks(seal)
-    targets = {part.task.name: part.target for part in parts}
-    _refuse_shrinking(folder, before, targets)
-    if seal is not None and targets == {name: facts["rows"] for name, facts in before.items()}:
+    if seal is not None and _has_targets(folder, seal, parts):
         _publish(folder, seal)
         return _summary(folder, seal)
+    sealed_tasks = seal["tasks"] if seal else {}
     files = [DatasetFile(**file) for file in seal["files"]] if seal else []
-    tallies: list[Tally] = []
-    for part in parts:
-        tally = Tally(part.task.config, oracle)
-        files += _write_task(folder, _new_records(part, prompts, tally, before.get(part.task.name)), part, len(files))
+    tallies = [Tally(part.task.config, oracle) for part in parts]
+    for part, tally in zip(parts, tallies, strict=True):
+        records = _new_records(part, prompts, tally, sealed_tasks.get(part.task.name))
+        files += _write_task(folder, records, part, len(files))
         _expect_enough(part, tally)
-        tallies.append(tally)
-    facts = {
-        **_facts(parts, tallies, provenance),
-        "version": len(seals(folder)),
-        "files": [asdict(file) for file in files],
-    }
+    version = len(seals(folder))
+    facts = _facts(parts, tallies, provenance)
+    facts |= {"version": version, "files": [asdict(file) for file in files]}
     _publish(folder, facts)
-    folder.write_new(seal_name(facts["version"]), _json(facts))
+    folder.write_new(seal_name(version), _json(facts))
     return _summary(folder, facts)
 
 
@@ -226,14 +221,14 @@ def _overshoot(stages: StageCounts) -> int:
     return sum(stages.get("overshoot", {}).get("reasons", {}).values())
 
 
-def _sealed_tasks(seal: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    return dict(seal["tasks"]) if seal else {}
-
-
-def _refuse_shrinking(folder: Store, sealed: Mapping[str, Mapping[str, Any]], targets: Mapping[str, int]) -> None:
-    for name, facts in sealed.items():
-        if targets.get(name, 0) < facts["rows"]:
+def _has_targets(folder: Store, seal: Mapping[str, Any], parts: Sequence[TaskRows]) -> bool:
+    """Whether the seal has the targets of all tasks already."""
+    targets = {part.task.name: part.target for part in parts}
+    sealed = {name: facts["rows"] for name, facts in seal["tasks"].items()}
+    for name, rows in sealed.items():
+        if targets.get(name, 0) < rows:
             raise RecipeError(
-                f"generation.accepted_rows: {folder.uri} is sealed with {facts['rows']} rows of task '{name}', {targets.get(name, 0)} "
-                "are asked for; targets can only grow. Use a new run folder for a smaller dataset"
+                f"generation.accepted_rows: {folder.uri} is sealed with {rows} rows of task '{name}', {targets.get(name, 0)} are "
+                "asked for; targets can only grow. Use a new run folder for a smaller dataset"
             )
+    return targets == sealed

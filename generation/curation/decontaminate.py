@@ -39,9 +39,10 @@ class EvaluationIndex:
         masked = [masked for text in texts if (masked := _masked(text))]
         self._overlaps = _telling(((run, ngram) for run in words), template_words(words))
         self._renumbered = _telling(((run, len(run)) for run in masked), template_words(masked))
+        short = [run for run in words if _MIN_CONTAINED_WORDS <= len(run) < ngram]
         self._contained = {
-            length: frozenset[int]().union(*(ngram_hashes(run, length) for run in words if len(run) == length))
-            for length in range(_MIN_CONTAINED_WORDS, ngram)
+            length: frozenset[int]().union(*(ngram_hashes(run, length) for run in short if len(run) == length))
+            for length in {len(run) for run in short}
         }
 
     def reason(self, text: InputText) -> str | None:
@@ -53,7 +54,7 @@ class EvaluationIndex:
             return "equals an evaluation input but for numbers"
         if not self._overlaps.isdisjoint(ngram_hashes(text.words, self._ngram)):
             return f"shares {self._ngram} words in a row with an evaluation input"
-        if any(not whole.isdisjoint(ngram_hashes(text.words, n)) for n, whole in self._contained.items() if whole):
+        if any(not whole.isdisjoint(ngram_hashes(text.words, n)) for n, whole in self._contained.items()):
             return "contains an evaluation input"
         return None
 
@@ -67,8 +68,9 @@ def contaminated_seeds(task: Task, evaluation_inputs: Sequence[str], ngram: int)
 
 def _masked(text: InputText) -> tuple[str, ...]:
     """The words with every number as 0; empty where the rule does not apply."""
-    masked = tuple(_NUMBER.sub("0", word) for word in text.words)
-    return masked if len(masked) >= _MIN_MASKED_WORDS and _NUMBER.search(text.normalised) else ()
+    if len(text.words) < _MIN_MASKED_WORDS or not _NUMBER.search(text.normalised):
+        return ()
+    return tuple(_NUMBER.sub("0", word) for word in text.words)
 
 
 def _telling(runs: Iterable[tuple[tuple[str, ...], int]], template: frozenset[str]) -> frozenset[int]:
