@@ -26,16 +26,10 @@ class CoordinatorLink(Protocol):
 
 
 class ActorLink:
-    """A coordinator actor on this node. Ray starts it again wherever it fails, and repeats the calls that were lost with it."""
+    """A coordinator that is an actor."""
 
-    def __init__(self, store: Store, lease_seconds: float) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(Coordinator)
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": MAX_CALLS}
-        self.handle: Any = actor.options(**options, scheduling_strategy=here).remote(store.uri, lease_seconds)
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method and wait.
@@ -59,11 +53,18 @@ class ActorLink:
 
 @contextmanager
 def coordinator_actor(store: Store, lease_seconds: float) -> Iterator[ActorLink]:
-    """A coordinator while the block runs."""
-    import ray
+    """A coordinator on this node while the block runs.
 
-    link = ActorLink(store, lease_seconds)
+    Ray starts it again wherever it fails, and repeats the calls that were lost with it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "max_concurrency": MAX_CALLS}
+    actor: Any = ray.remote(Coordinator)
+    handle = actor.options(**options, scheduling_strategy=here).remote(store.uri, lease_seconds)
     try:
-        yield link
+        yield ActorLink(handle)
     finally:
-        ray.kill(link.handle)
+        ray.kill(handle)

@@ -83,7 +83,7 @@ def test_many_segments_are_compacted_on_take_over_and_older_ones_not_read_again(
     for number in range(SNAPSHOT_AFTER + 1):
         writer.append([shard(f"f{number}", f"u{number}"), tombstone_line(f"t{number}", "x")])
     before = replay(store).state
-    writer, state = take_over(store)
+    writer, _ = take_over(store)
     writer.append([shard("last", "u-last")])
     for path in (tmp_path / "manifest").glob("000001-*.jsonl"):
         path.unlink()

@@ -1,0 +1,213 @@
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.arm import ArmFold
+from cluster.coordinator_link import ActorLink
+from cluster.generate import generate_arm
+from cluster.protocol import PrefixAnswer
+from cluster.waves import UNITS_AHEAD_PER_REPLICA, Standing, units_to_plan, wave
+from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
+from generation.instances.plan import Bundle, Cell
+from generation.instances.plan_log import read_records
+from generation.manifest import replay
+from generation.storage import Store
+from tests.cluster import fake_replicas as fake
+
+
+def generate(run, pool, shown=None):
+    shown = [] if shown is None else shown
+    return generate_arm(run, lambda: pool, shown.append, fake.local_coordinator)
+
+
+def no_pool():
+    raise AssertionError("the pool was asked for")
+
+
+def dataset_rows(run) -> list[dict]:
+    files = sorted(Path(run.store.path("dataset/round-0")).glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_every_task_ends_with_exactly_its_rows_and_says_how_it_went(tmp_path):
+    run, shown = fake.arm_run(tmp_path, "ab"), []
+    result = generate(run, fake.FakePool(fake.write_some(0.6)), shown)
+    rows = dataset_rows(run)
+    assert Counter(row["task"] for row in rows) == {"a": 60, "b": 60} == result.accepted
+    assert len({row["row_id"] for row in rows}) == 120
+    assert [row["unit"] for row in rows if row["task"] == "a"] == sorted(r["unit"] for r in rows if r["task"] == "a")
+    assert result.overshoot["a"] == result.stages["a"]["overshoot"]["reasons"]["beyond the target"]
+    assert result.tokens["draft"]["output_tokens"] == 10 * sum(
+        len(list(r.units())) * 8 for r in read_records(run.store)
+    )
+    assert (shown[-1].done, shown[-1].target) == (120, 120)
+    lines = [line for name in run.store.names("metrics") for line in run.store.read_lines(f"metrics/{name}")]
+    assert lines[-1]["accepted"] == {"a": 60, "b": 60}
+    assert lines[-1]["stage"] == "generate-psi"
+
+
+def test_dying_and_repeating_replicas_change_nothing_about_that(tmp_path):
+    run, pool = fake.arm_run(tmp_path), fake.FakePool(fake.write_some(0.5), replicas=4, faults=0.3)
+    generate(run, pool)
+    rows = dataset_rows(run)
+    assert pool.started > 4
+    assert len(rows) == len({row["row_id"] for row in rows}) == 60
+
+
+def test_a_killed_driver_is_succeeded_by_one_that_ends_with_the_same_rows_as_a_fold_of_everything(tmp_path):
+    run = fake.arm_run(tmp_path, "ab", generation={"accepted_rows": 150})
+    for ticks in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            generate(run, fake.FakePool(fake.write_some(0.3), replicas=1, faults=0.2, ticks=ticks))
+    before = replay(run.store).state.places
+    first = generate(run, fake.FakePool(fake.write_some(0.3)))
+    after = replay(run.store).state.places
+    assert before.items() <= after.items()
+    shutil.rmtree(tmp_path / "dataset")
+    again = generate_arm(run, no_pool, print, fake.local_coordinator)
+    assert again.dataset.digest == first.dataset.digest
+    assert again.overshoot == first.overshoot
+
+
+def test_a_target_that_grows_keeps_the_rows_that_were_there(tmp_path):
+    generate(fake.arm_run(tmp_path), fake.FakePool(fake.write_some(0.6)))
+    small = [row["row_id"] for row in dataset_rows(fake.arm_run(tmp_path))]
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 200})
+    generate(run, fake.FakePool(fake.write_some(0.6)))
+    grown = [row["row_id"] for row in dataset_rows(run)]
+    assert len(set(grown)) == 200
+    assert grown[:60] == small
+
+
+def test_a_task_that_yields_nothing_ends_early_with_reasons_and_keeps_everything(tmp_path):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 1000, "patience_units": 8})
+    with pytest.raises(YieldError, match=r"task 'a': 0 of 1000 rows.*parse: no input tag \(\d+\)"):
+        generate(run, fake.FakePool(fake.write_some(0.0)))
+    assert 8 <= len(replay(run.store).state.places) <= 40
+    with pytest.raises(YieldError):
+        generate_arm(run, no_pool, print, fake.local_coordinator)
+    patient = fake.arm_run(tmp_path, generation={"min_yield": 0.0})
+    assert generate(patient, fake.FakePool(fake.write_some(0.9))).accepted == {"a": 60}
+
+
+def test_units_that_were_given_up_are_named_and_the_next_driver_goes_on_with_others(tmp_path):
+    run = fake.arm_run(tmp_path)
+    pool = fake.FakePool(fake.write_some(0.9))
+    pool.start_generation = lambda job, link: None
+
+    def give_up_all(link):
+        for record in read_records(run.store):
+            for unit in record.units():
+                link.call("give_up", unit, "poison")
+
+    pool.tend = give_up_all
+    with pytest.raises(GaveUpError, match=r"0 of 60 rows accepted, .* units given up: .*poison"):
+        generate(run, pool)
+    result = generate(run, fake.FakePool(fake.write_some(0.9)))
+    assert result.accepted == {"a": 60}
+    assert "000000-000000" in result.given_up
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [({"wall_seconds": 0.5}, "wall_seconds"), ({"gpu_hours": 1 / 3600}, "gpu_hours")],
+    ids=["wall", "gpu"],
+)
+def test_a_limit_drains_the_run_and_a_higher_one_resumes_it(tmp_path, limits: dict, name: str):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 100_000, "min_yield": 0.0}, limits=limits)
+    with pytest.raises(BudgetError, match=f"{name}.*rows of a"):
+        generate(run, fake.FakePool(fake.write_some(0.1)))
+    with pytest.raises(BudgetError):
+        generate_arm(run, no_pool, print, fake.local_coordinator)
+    assert generate(fake.arm_run(tmp_path), fake.FakePool(fake.write_some(0.6))).accepted == {"a": 60}
+
+
+def test_a_fold_that_saw_what_is_not_visible_starts_again(tmp_path):
+    run = fake.arm_run(tmp_path)
+    generate(run, fake.FakePool(fake.write_some(0.6)))
+    fold = ArmFold(run)
+    fold.replay()
+    assert fold.complete
+    fold.absorb(PrefixAnswer({}, frozenset("a"), {}, 0))
+    assert fold.seen() == {"a": (0, "")}
+    assert not fold.complete
+
+
+def test_a_damaged_shard_stops_the_fold(tmp_path):
+    run = fake.arm_run(tmp_path)
+    generate(run, fake.FakePool(fake.write_some(0.6)))
+    place = min(replay(run.store).state.places.items())[1]
+    path = Path(run.store.path(place.file))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match=path.name):
+        ArmFold(run).replay()
+
+
+@given(st.integers(0, 500), st.integers(0, 400), st.integers(1, 5), st.integers(1, 4))
+def test_a_wave_plans_the_units_asked_for_evenly_and_goes_on_in_turn(planned, units, bundles, first):
+    kinds = [(Bundle(f"b{i}", (), "", ""), (Cell("c", ""),)) for i in range(bundles)]
+    records = wave("a", kinds, units, planned, first, 8)
+    assert sum(record.num_units for record in records) == units
+    assert [record.index for record in records] == list(range(first, first + len(records)))
+    assert len({record.bundle.bundle_id for record in records}) == len(records) == min(units, bundles)
+    assert all(record.num_units - units // bundles in (0, 1) for record in records)
+    if records:
+        assert records[0].bundle.bundle_id == f"b{planned % bundles}"
+
+
+@given(
+    st.integers(0, 2000), st.integers(1, 1000), st.integers(0, 300), st.integers(0, 300), st.floats(0, 1),
+    st.integers(1, 128), st.integers(1, 50),
+)  # fmt: skip
+def test_the_plan_never_starves_the_run_nor_outgrows_what_was_seen(
+    kept, missing, folded, ahead, share, flows, replicas
+):
+    recent = min(folded, 16) * flows
+    standing = Standing(kept, kept + missing, folded + ahead, folded, recent, int(share * recent))
+    units = units_to_plan(standing, flows, replicas)
+    outstanding = ahead + units
+    assert outstanding > 0
+    assert units == 0 or outstanding <= max(folded, UNITS_AHEAD_PER_REPLICA * replicas)
+    assert units_to_plan(Standing(kept, kept, folded, folded, recent, 0), flows, replicas) == 0
+
+
+def test_the_store_of_an_arm_may_lie_below_another(tmp_path):
+    run = fake.arm_run(tmp_path / "arms" / "direct", generation={"accepted_rows": 5})
+    assert generate(run, fake.FakePool(fake.write_some(1.0))).dataset.rows == 5
+    assert Store(str(tmp_path)).exists("arms/direct/dataset/round-0/SEALED.json")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+def test_the_coordinator_actor_may_be_killed_while_rows_come_in(tmp_path, ray_cluster):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 400})
+    pool = fake.FakePool(fake.write_some(0.5), faults=0.1, reach=ActorLink)
+    tend, ticks = pool.tend, []
+
+    def tend_and_kill(handle):
+        ticks.append(handle)
+        if len(ticks) in (3, 8):
+            ray.kill(handle, no_restart=False)
+        tend(handle)
+
+    pool.tend = tend_and_kill
+    result = generate_arm(run, lambda: pool, lambda counters: None)
+    assert result.accepted == {"a": 400}
+    assert len(ticks) > 8
+    assert run.store.exists("manifest/incarnation-000003.json")
+    shutil.rmtree(tmp_path / "dataset")
+    assert generate_arm(run, no_pool, print).dataset.digest == result.dataset.digest
