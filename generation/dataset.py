@@ -108,11 +108,8 @@ def write_dataset(
         records = _new_records(part, prompts, tally, sealed_tasks.get(part.task.name))
         files += _write_task(folder, records, part, len(files))
         _expect_enough(part, tally)
-    version = len(seals(folder))
-    facts = _facts(parts, tallies, provenance)
-    facts |= {"version": version, "files": [asdict(file) for file in files]}
-    _publish(folder, facts)
-    folder.write_new(seal_name(version), _json(facts))
+    facts = _facts(parts, tallies, provenance) | {"files": [asdict(file) for file in files]}
+    _seal(folder, facts)
     return _summary(folder, facts)
 
 
@@ -172,6 +169,12 @@ def _new_records(
                 f"dataset of task '{part.task.name}': the first {old_rows} curated rows are not those that were sealed; use a new "
                 "run folder, or delete the dataset folder to write it anew"
             )
+
+
+def _seal(folder: Store, facts: Mapping[str, Any]) -> None:
+    """The summary and the card first, the seal last."""
+    _publish(folder, facts)
+    folder.write_new(seal_name(len(seals(folder))), _json(facts))
 
 
 def _publish(folder: Store, facts: Mapping[str, Any]) -> None:
