@@ -113,7 +113,7 @@ def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
         with _pool_of(run, model, pools) as pool:
             results = pool.ask(calls)
         book.add("evaluate", results)
-        answered: list[ItemResult] = [values_of(results)[call.key] for call in calls]
+        answered: list[ItemResult] = list(values_of(results).values())
         scores = score(answered, run.recipe.evaluation.bootstrap_samples, run.recipe.run.seed)
         run.store.replace(f"evaluation/{arm}-items.jsonl", json_lines(item.to_json() for item in answered))
         run.store.replace(f"evaluation/{arm}.json", json_bytes({"arm": arm, **scores.to_json()}))

@@ -37,6 +37,8 @@ class PromptEncoder:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Completions as texts, without special tokens."""
+        if not ids:  # the tokenizer takes an empty list for one empty sequence
+            return []
         return self._tokenizer.batch_decode([list(one) for one in ids], skip_special_tokens=True)
 
     def _stable_head(self, prefix: str, text: str) -> list[int] | None:
