@@ -14,6 +14,7 @@ from generation.seeds import MAX_LISTED
 
 INPUT_NAMES = ("input", "question", "problem", "prompt", "instruction", "text", "sentence", "review", "query", "x")
 OUTPUT_NAMES = ("output", "answer", "target", "label", "response", "completion", "solution", "class", "category", "y")
+KINDS = ("choice", "number", "exact", "open")
 MARKED_ANSWER = r"####\s*(.+)"
 """`... #### 72`, the form of GSM8K: the way there, a mark, the answer."""
 MAX_LABELS = 12
@@ -77,8 +78,10 @@ def guess_task(
         kind: The answer kind, where the user says so.
 
     Raises:
-        RecipeError: The columns do not show which is which.
+        RecipeError: The columns do not show which is which, or there is no such kind.
     """
+    if kind is not None and kind not in KINDS:
+        raise RecipeError(f"--answer-kind: {kind} is none of {', '.join(KINDS)}; a regex is set in the recipe")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     found_output = output_field or _named(columns, OUTPUT_NAMES, {input_field})
     found_input = input_field or _named(columns, INPUT_NAMES, {found_output})

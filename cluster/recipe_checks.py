@@ -68,7 +68,9 @@ def _absolute(path: str) -> str:
 def _existing(folder: Path, path: str | None, key: str, mistakes: list[str]) -> str | None:
     if path is None:
         return None
-    if not (folder / path).exists():
+    if not path:
+        mistakes.append(f"{key}: is empty; name a file or leave the key out")
+    elif not (folder / path).exists():
         mistakes.append(f"{key}: {path} does not exist in {folder}; correct the path")
     return str(folder / path)
 

@@ -26,9 +26,9 @@ def _line(details: ErrorDetails, model: type[BaseModel], values: Mapping[str, An
     path = ".".join(map(str, keys))
     match details["type"]:
         case "extra_forbidden":
-            return f"{path}: is unknown; {_suggestion(str(keys[-1]), _fields_at(model, keys[:-1]))}"
+            return f"{path}: is unknown; {_suggestion(str(keys[-1]), _fields_at(model, keys[:-1], values))}"
         case "missing":
-            return f"{path}: is missing; {_purpose(_fields_at(model, keys[:-1]).get(str(keys[-1]), ''))}"
+            return f"{path}: is missing; {_purpose(_fields_at(model, keys[:-1], values).get(str(keys[-1]), ''))}"
         case "union_tag_not_found":
             return f"{path}.kind: is missing; set it to vllm, http or scripted"
         case "union_tag_invalid":
@@ -56,19 +56,27 @@ def _without_tags(loc: Sequence[int | str], values: Any) -> list[int | str]:
         if isinstance(place, dict) and part not in place and not is_last and part == place.get("kind"):
             continue
         keys.append(part)
-        if isinstance(place, dict):
-            place = place.get(part)
-        elif isinstance(place, list) and isinstance(part, int) and part < len(place):
-            place = place[part]
+        place = _below(place, part)
     return keys
 
 
-def _fields_at(model: type[BaseModel], keys: Sequence[int | str]) -> dict[str, str]:
-    """Name to description of the fields that may stand at a path; of all kinds where a union stands there."""
+def _below(place: Any, key: int | str) -> Any:
+    if isinstance(place, dict):
+        return place.get(key)
+    return place[key] if isinstance(place, list) and isinstance(key, int) and key < len(place) else None
+
+
+def _fields_at(model: type[BaseModel], keys: Sequence[int | str], values: Any) -> dict[str, str]:
+    """Name to description of the fields that may stand at a path; of one kind of a union where the values say which."""
     models = [model]
     for key in keys:
+        values = _below(values, key)
         below = [m.model_fields[key].annotation for m in models if isinstance(key, str) and key in m.model_fields]
         models = [found for annotation in below for found in _models_in(annotation)] or models
+        kind = values.get("kind") if isinstance(values, dict) else None
+        models = [
+            m for m in models if "kind" in m.model_fields and kind in get_args(m.model_fields["kind"].annotation)
+        ] or models
     return {name: info.description or "" for m in models for name, info in m.model_fields.items()}
 
 

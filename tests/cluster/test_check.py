@@ -1,0 +1,143 @@
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from cluster.check import check_recipe, human
+from cluster.model_facts import model_facts
+from cluster.show import show_run
+from generation.config import VllmEngine
+from generation.errors import RecipeError, StorageError
+from generation.principles.model import Principle, write_principles
+from generation.storage import Store, json_bytes, json_lines
+
+ROOT = Path(__file__).parents[2]
+MINIATURE = ROOT / "recipes/miniature"
+SHARED = Path(os.environ.get("PSI_SHARED_DIR", "../shared")).absolute()
+
+
+def test_the_miniature_is_checked_in_eighty_columns() -> None:
+    text = check_recipe(MINIATURE, [])
+    lines = text.splitlines()
+    assert lines[0].endswith("no mistakes")
+    assert max(map(len, lines[1:-1])) <= 80
+    assert "40 seeds (20 mine, 10 validate, 10 demo), 150 rows" in text
+    assert "2 replicas" in text
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="PSI_SHARED_DIR has no data")
+def test_the_gsm8k_recipe_is_checked_on_the_real_data() -> None:
+    data = SHARED / "data/gsm8k"
+    overrides = [f"tasks.0.seeds={data}/train.jsonl", f"tasks.0.evaluation={data}/test.jsonl"]
+    text = check_recipe(ROOT / "recipes/gsm8k/recipe.toml", overrides)
+    assert "7.0 B parameters by its name" in text
+    assert "200 seeds" in text
+
+
+def test_problems_of_data_models_and_principles_come_together(tmp_path: Path) -> None:
+    (tmp_path / "seeds.jsonl").write_text('{"input": "x"}\n')
+    (tmp_path / "principles.jsonl").write_text('{"task": "other"}\n')
+    overrides = [
+        f"tasks.0.seeds={tmp_path}/seeds.jsonl",
+        f"principles.from_file={tmp_path}/principles.jsonl",
+        "pools.small.engine.max_model_len=100000",
+    ]
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(MINIATURE, overrides)
+    for text in (
+        "seeds.jsonl:1: has no field 'output'",
+        "principles.jsonl",
+        "max_model_len: 100000 is more than the 512",
+    ):
+        assert text in str(caught.value)
+
+
+def test_what_may_surprise_is_a_warning(tmp_path: Path) -> None:
+    rows = [{"input": f"x{i}", "output": "yes"} for i in range(4)]
+    (tmp_path / "seeds.jsonl").write_bytes(json_lines(rows))
+    (tmp_path / "held_out.jsonl").write_text('{"input": "other", "output": "no"}\n')
+    overrides = [
+        f"tasks.0.seeds={tmp_path}/seeds.jsonl",
+        "tasks.0.answer={kind = 'choice', labels = ['yes', 'no']}",
+        "tasks.0.evaluation=''",
+        "pools.small.engine={kind = 'scripted'}",
+    ]
+    with pytest.raises(RecipeError, match=r"tasks\.0\.evaluation"):
+        check_recipe(MINIATURE, overrides)
+    overrides[2] = f"tasks.0.evaluation={tmp_path}/held_out.jsonl"
+    text = " ".join(check_recipe(MINIATURE, overrides).split())
+    assert "labels: yes 4, no 0" in text
+    assert "no seed has the label no" in text
+    assert "4 seeds are few" in text
+    assert "generation is possible, training is not" in text
+
+
+def test_parameters_are_counted_from_the_headers() -> None:
+    folder = MINIATURE / "models/small"
+    facts = model_facts(VllmEngine(model=str(folder), dtype="float32"))
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert facts.parameters is not None
+    assert abs(facts.parameters * 2 / stored - 1) < 0.05
+    assert facts.weight_bytes == 4 * facts.parameters
+    config = json.loads((folder / "config.json").read_text())
+    per_layer = 2 * config["num_key_value_heads"] * config["head_dim"] * 4
+    assert facts.kv_bytes_per_token == config["num_hidden_layers"] * per_layer
+
+
+def test_a_hub_id_tells_its_size_by_its_name_only() -> None:
+    assert model_facts(VllmEngine(model="Qwen/Qwen2.5-0.5B-Instruct")).parameters == 500_000_000
+    assert model_facts(VllmEngine(model="owner/name")).parameters is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999"), (1000, "1.0 k"), (999_600, "1.0 M"), (7_000_000_000, "7.0 B")]
+)
+def test_counts_have_three_digits_at_most(count: int, text: str) -> None:
+    assert human(count) == text
+
+
+def test_an_empty_run_shows_that_nothing_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such run folder"):
+        show_run(str(tmp_path / "none"))
+    Store(str(tmp_path)).write_new("recipe.json", json_bytes({"recipe": {"generation": {"arms": ["psi"]}}}))
+    assert show_run(str(tmp_path)).count("not measured") == 5
+
+
+def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_new("recipe.json", json_bytes({"recipe": {"run": {"name": "r"}, "generation": {"arms": ["psi"]}}}))
+    active = Principle(
+        "1", "kilo", "task", "solve", "sort it", solve_accuracy=0.8, solve_gain=0.5, probe_items=10, status="active"
+    )
+    write_principles(
+        store,
+        [
+            active,
+            Principle("2", "kilo", "task", "solve", "other"),
+            Principle("3", "kilo", "task", "", "bad", status="retired"),
+        ],
+    )
+    (tmp_path / "dataset/round-0").mkdir(parents=True)
+    rows = [
+        {"task": "kilo", "input": f"in {i}", "answer": f"out {i}", "rationale": "", "agreement": 1.0} for i in range(20)
+    ]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "dataset/round-0/train-0.parquet")
+    tokens = [{"draft": {"output_tokens": n}} for n in (0, 1000)]
+    store.write_new(
+        "metrics/generation-1.jsonl",
+        json_lines(
+            {"time": f"2026-01-01T00:00:{10 * i:02d}+00:00", "seconds": 10 * i, "accepted": {"kilo": 15 * i}, "instances": {"kilo": 15 * i},
+             "rejections": {"kilo/vote/no majority": 5 * i}, "tokens": tokens[i]}
+            for i in range(2)
+        ),
+    )  # fmt: skip
+    text = show_run(str(tmp_path), rows=3)
+    assert "principles: 1 selected, 1 more candidates, 1 retired" in text
+    assert "kilo / task / solve: solves 0.80, +0.50 over none (10 items)" in text
+    assert text.count("answer  out") == 3
+    assert "5   25.0%  vote: no majority" in text
+    assert "100 tokens/s, 1.50 accepted rows/s over 10 s" in text
+    assert "energy\n  not measured" in text
