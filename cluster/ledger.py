@@ -7,21 +7,12 @@ committed and given-up units come back from the manifest, leases are simply hand
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 
-from generation.instances.plan import parse_unit_id, unit_id
+from cluster.free_units import FreeUnits
 
 MAX_UNITS_PER_LEASE = 4
 _ALONE_AFTER = 2
 """A unit that failed so often is leased alone, so that it takes no others down with it."""
-
-
-@dataclass(slots=True)
-class _Wave:
-    bundle: str
-    num_units: int
-    fresh: int = 0
-    returned: list[int] = field(default_factory=list[int])
 
 
 @dataclass(slots=True)
@@ -75,9 +66,7 @@ class Ledger:
     def __init__(self, lease_seconds: float, max_attempts: int) -> None:
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
-        self._waves: list[_Wave] = []
-        self._open: dict[int, None] = {}
-        self._returned: set[int] = set()
+        self._free = FreeUnits()
         self._file_of: dict[str, str] = {}
         self._tombstones: dict[str, str] = {}
         self._attempts: dict[str, int] = {}
@@ -106,8 +95,7 @@ class Ledger:
 
     def add_record(self, bundle: str, num_units: int) -> None:
         """Append the next plan record."""
-        self._open[len(self._waves)] = None
-        self._waves.append(_Wave(bundle, num_units))
+        self._free.add(bundle, num_units)
         self.num_planned += num_units
 
     def lease(self, replica: str, now: float) -> Grant | None:
@@ -118,10 +106,12 @@ class Ledger:
         """
         self.expire(now)
         member = self._touch(replica, now)
-        while (index := self._choose(member)) is not None:
-            units = self._take(index, self._lease_size())
+        working = [other.bundle for other in self._replicas.values() if other is not member]
+        while (record := self._free.choose(member.bundle, working)) is not None:
+            units = self._free.take(record, self._lease_size(), self._is_free, self._is_suspect)
             if units:
-                return self._grant(replica, index, units, now)
+                member.bundle = self._free.bundle_of(record)
+                return self._grant(replica, units, now)
         return None
 
     def commit(self, replica: str, units: Iterable[str], file: str, now: float) -> Outcome:
@@ -130,7 +120,7 @@ class Ledger:
         committed: list[str] = []
         lost: list[str] = []
         for unit in units:
-            if self._is_free_to_win(unit):
+            if self._is_open(unit):
                 self._release(unit)
                 self._file_of[unit] = file
                 won.append(unit)
@@ -140,7 +130,7 @@ class Ledger:
 
     def give_up(self, unit: str, reason: str) -> bool:
         """Give a unit up for good; False where it is settled already."""
-        if not self._is_free_to_win(unit):
+        if not self._is_open(unit):
             return False
         self._release(unit)
         self._tombstones[unit] = reason
@@ -178,10 +168,14 @@ class Ledger:
         buried, self._buried = self._buried, []
         return buried
 
-    def _is_free_to_win(self, unit: str) -> bool:
-        record, number = parse_unit_id(unit)
-        known = record < len(self._waves) and number < self._waves[record].num_units
-        return known and unit not in self._file_of and unit not in self._tombstones
+    def _is_open(self, unit: str) -> bool:
+        return self._free.plans(unit) and unit not in self._file_of and unit not in self._tombstones
+
+    def _is_free(self, unit: str) -> bool:
+        return self._is_open(unit) and unit not in self._lease_of
+
+    def _is_suspect(self, unit: str) -> bool:
+        return self._attempts.get(unit, 0) >= _ALONE_AFTER
 
     def _touch(self, replica: str, now: float) -> _Replica:
         member = self._replicas.pop(replica, None) or _Replica(now)
@@ -189,41 +183,10 @@ class Ledger:
         self._replicas[replica] = member
         return member
 
-    def _choose(self, member: _Replica) -> int | None:
-        if self._returned:
-            return min(self._returned)
-        oldest = list(islice(self._open, len(self._replicas)))
-        if not oldest:
-            return None
-        same = [index for index in oldest if self._waves[index].bundle == member.bundle]
-        if same:
-            return same[0]
-        working = [other.bundle for other in self._replicas.values() if other is not member]
-        return min(oldest, key=lambda index: working.count(self._waves[index].bundle))
-
     def _lease_size(self) -> int:
         return max(1, min(MAX_UNITS_PER_LEASE, self.num_free // (2 * len(self._replicas))))
 
-    def _take(self, index: int, size: int) -> list[str]:
-        wave = self._waves[index]
-        units: list[str] = []
-        while len(units) < size and (wave.returned or wave.fresh < wave.num_units):
-            if wave.returned:
-                unit = unit_id(index, heapq.heappop(wave.returned))
-            else:
-                unit = unit_id(index, wave.fresh)
-                wave.fresh += 1
-            if self._is_free_to_win(unit) and unit not in self._lease_of:
-                units.append(unit)
-                if self._attempts.get(unit, 0) >= _ALONE_AFTER:
-                    break
-        if not wave.returned:
-            self._returned.discard(index)
-        if wave.fresh == wave.num_units:
-            self._open.pop(index, None)
-        return units
-
-    def _grant(self, replica: str, index: int, units: list[str], now: float) -> Grant:
+    def _grant(self, replica: str, units: list[str], now: float) -> Grant:
         self._num_leases += 1
         lease_id = str(self._num_leases)
         attempts = max(self._attempts.get(unit, 0) for unit in units)
@@ -232,7 +195,6 @@ class Ledger:
         self._lease_of.update(dict.fromkeys(units, lease_id))
         heapq.heappush(self._deadlines, (now + seconds, lease_id))
         self._replicas[replica].leases.add(lease_id)
-        self._replicas[replica].bundle = self._waves[index].bundle
         return Grant(lease_id, tuple(units), seconds)
 
     def _renew(self, replica: str, now: float) -> None:
@@ -257,9 +219,7 @@ class Ledger:
             if attempts >= self._max_attempts:
                 self.give_up(unit, f"{attempts} attempts, the last: {why}")
                 continue
-            record, number = parse_unit_id(unit)
-            heapq.heappush(self._waves[record].returned, number)
-            self._returned.add(record)
+            self._free.put_back(unit)
         self._drop_lease(lease_id)
 
     def _drop_lease(self, lease_id: str) -> None:
