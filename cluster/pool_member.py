@@ -1,15 +1,13 @@
-"""One replica of a pool as its driver sees it, and how Ray's errors are read."""
+"""One replica of a pool as its driver sees it."""
 
 import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.protocol import CommitAnswer, LeaseAnswer, ShardCommit
 from cluster.replica import Replica, ReplicaInfo
 from generation.config import PoolConfig
-from generation.errors import EngineDeadError, PsiError
-from generation.instances.plan import PlanRecord
+from generation.errors import EngineDeadError
 
 HANG_SECONDS = 600.0
 """An engine that has requests and makes no step for so long hangs; the first steps of a large model compile for minutes."""
@@ -66,44 +64,6 @@ class Member:
             if stats.steps != self._steps or not stats.unfinished:
                 self._steps, self._stepped_at = stats.steps, now
         return f"no step for {HANG_SECONDS:.0f} s" if now - self._stepped_at > HANG_SECONDS else ""
-
-
-@dataclass(frozen=True)
-class RemoteCoordinator:
-    """The coordinator actor, called as if it were here."""
-
-    handle: Any
-
-    def lease(self, replica_id: str) -> LeaseAnswer:
-        """What to do next."""
-        return self._call("lease", replica_id)
-
-    def record(self, index: int) -> PlanRecord:
-        """A plan record."""
-        return self._call("record", index)
-
-    def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
-        """Make a shard's units visible."""
-        return self._call("commit", replica_id, lease_id, commit)
-
-    def forget(self, replica_id: str) -> None:
-        """A replica is dead."""
-        self._call("forget", replica_id)
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        import ray
-        from ray.exceptions import RayTaskError
-
-        try:
-            return ray.get(getattr(self.handle, method).remote(*arguments))
-        except RayTaskError as error:
-            raise cause_of(error) from None
-
-
-def cause_of(error: Exception) -> Exception:
-    """What the remote code raised, as it raised it."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, PsiError) else error
 
 
 def is_death(error: Exception) -> bool:

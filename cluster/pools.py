@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from cluster.asking import Asking, Chunk
-from cluster.pool_member import Member, RemoteCoordinator, cause_of, is_death, start_member
+from cluster.coordinator_calls import RemoteCoordinator, cause_of
+from cluster.pool_member import Member, is_death, start_member
 from cluster.protocol import GenerateJob
 from generation.config import PoolConfig
 from generation.errors import EngineError, GaveUpError

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import NoReturn
 
+from cluster.coordinator_calls import CoordinatorCalls
 from cluster.protocol import GenerateJob
-from cluster.unit_work import CoordinatorCalls, UnitWork
+from cluster.unit_work import UnitWork
 from generation.config import EngineConfig
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine

@@ -11,11 +11,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import pyarrow as pa
 
-from cluster.protocol import CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit, UnitRows
+from cluster.coordinator_calls import CoordinatorCalls
+from cluster.protocol import GenerateJob, Lease, ShardCommit, UnitRows
 from generation.errors import StorageError
 from generation.flows import FlowCall, FlowResult
 from generation.instances.flow import write_instance
@@ -28,22 +28,6 @@ _ROW_BYTES = 256
 """What a row takes besides its texts."""
 
 _log = logging.getLogger(__name__)
-
-
-class CoordinatorCalls(Protocol):
-    """What a replica asks of the coordinator; see `cluster.coordinator.Coordinator`."""
-
-    def lease(self, replica_id: str) -> LeaseAnswer:
-        """What to do next."""
-        ...
-
-    def record(self, index: int) -> PlanRecord:
-        """A plan record."""
-        ...
-
-    def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
-        """Make a shard's units visible."""
-        ...
 
 
 @dataclass(slots=True)
@@ -90,6 +74,7 @@ class UnitWork:
         self._seen: set[str] = set()
         self._records: dict[int, PlanRecord] = {}
         self._calls: deque[FlowCall] = deque()
+        self._held: set[str] = set()
         self._open: dict[str, _OpenUnit] = {}
         self._full: list[_FullUnit] = []
         self._full_since = 0.0
@@ -104,14 +89,20 @@ class UnitWork:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to run or to commit."""
-        return not self._open and not self._full
+        return not self._held
 
     def add(self, lease: Lease, low: int) -> None:
-        """Queue the units of a lease; `changed` is set once only `low` flows are left to start."""
+        """Queue the units of a lease, but for those that it still works on: a lease that ran out may come back to the same replica.
+
+        `changed` is set once only `low` flows are left to start.
+        """
         self._low = low
         self._at_once = False
         self._seen.update(lease.seen)
         for unit in lease.units:
+            if unit in self._held:
+                continue
+            self._held.add(unit)
             index, number = parse_unit_id(unit)
             if index not in self._records:
                 self._records[index] = self._coordinator.record(index)
@@ -140,9 +131,8 @@ class UnitWork:
         if len(gathered.results) == len(gathered.flows):
             if not self._full:
                 self._full_since = time.monotonic()
-            self._full.append(self._fill(unit, gathered))
+            self._full.append(self._fill(unit, self._open.pop(unit)))
             self.flush()
-            del self._open[unit]
             self.changed.set()
 
     def fail(self, error: Exception) -> None:
@@ -167,7 +157,9 @@ class UnitWork:
         large = sum(unit.size for unit in self._full) >= self._job.commit_bytes
         if old or large or self._at_once:
             self._commit(self._write(self._full), self._full[-1].lease_id)
+            self._held.difference_update(unit.unit for unit in self._full)
             self._full = []
+            self.changed.set()
 
     def _fill(self, unit: str, gathered: _OpenUnit) -> _FullUnit:
         results = [gathered.results[plan.index] for plan in gathered.flows]

@@ -1,0 +1,109 @@
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.coordinator_link import coordinator_actor
+from cluster.pools import Pool
+from cluster.replica import bind_cores
+from generation.config import PoolConfig, VllmEngine
+from generation.engines.base import Request, Sampling
+from generation.errors import EngineError, GaveUpError
+from generation.flows import Flow, FlowCall
+from generation.storage import Store
+from tests.cluster.stand_in import add_job, plan_of, scripted, visible_rows
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    root = str(Path(__file__).parents[2])
+    variables = {"PYTHONPATH": root}  # pickled flows of this module are found by name
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+    yield
+    ray.shutdown()
+
+
+def where(text: str) -> Flow:
+    completion = yield Request("", text, Sampling(20), "evaluate")
+    return (completion.finish, os.getpid())
+
+
+def die_once(text: str, mark: str) -> Flow:
+    completion = yield Request("", text, Sampling(20), "evaluate")
+    if not os.path.exists(mark):  # noqa: PTH110
+        with open(mark, "w"):  # noqa: PTH123
+            os.kill(os.getpid(), signal.SIGKILL)
+    return completion.finish
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_ask_is_spread_and_a_killed_replicas_calls_run_again(tmp_path: Path):
+    with Pool("small", PoolConfig(engine=scripted(), replicas=2, cpus=0.5)) as pool:
+        pool.start(wait_for=2)
+        results = pool.ask([FlowCall(str(i), where, (f"q {i}",)) for i in range(200)])
+        assert [result.key for result in results] == [str(i) for i in range(200)]
+        assert len({result.value[1] for result in results}) == 2
+        mark = str(tmp_path / "died")
+        again = pool.ask([FlowCall(str(i), die_once, (f"q {i}", mark)) for i in range(60)])
+    assert {result.value for result in again} == {"stop"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_generation_survives_a_killed_replica_and_commits_each_unit_once(tmp_path: Path):
+    import ray
+
+    store = Store(str(tmp_path))
+    config = PoolConfig(engine=scripted(seconds_per_step=0.02), replicas=2, cpus=0.5)
+    with Pool("small", config) as pool, coordinator_actor(store, 60.0) as link:
+        pool.start()
+        link.call("add_records", [plan_of(60)])
+        pool.start_generation(add_job(store), link.handle)
+        while link.call("progress").committed < 5:
+            pool.tend(link.handle)
+            time.sleep(0.05)
+        victim = ray.get(pool._members[0].handle.ready.remote())
+        os.kill(victim.pid, signal.SIGKILL)
+        while link.call("progress").committed < 60:
+            pool.tend(link.handle)
+            time.sleep(0.05)
+        link.call("drain")
+        pool.stop_generation()
+    flat = [row.row_id for rows in visible_rows(store).values() for row in rows]
+    assert len(flat) == len(set(flat)) == 480
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_pool_whose_engines_keep_dying_gives_up_and_says_why():
+    with Pool("small", PoolConfig(engine=scripted(die_after_requests=1), cpus=0.5), max_restarts=1) as pool:
+        pool.start()
+        with pytest.raises(GaveUpError, match="as planned"):
+            pool.ask([FlowCall(str(i), where, (f"q {i}",)) for i in range(3)])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_is_not_there_is_named(tmp_path: Path):
+    engine = VllmEngine(model=str(tmp_path / "none"))
+    with Pool("small", PoolConfig(engine=engine, cpus=0.5)) as pool, pytest.raises(EngineError, match="none: there is"):
+        pool.start()
+
+
+def test_replicas_of_a_pool_are_bound_to_cores_of_their_own_where_there_are_enough():
+    cores = os.sched_getaffinity(0)
+    try:
+        bound = []
+        for number in range(len(cores)):
+            assert bind_cores((number, len(cores)), 1)
+            bound.append(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, cores)
+        assert set().union(*bound) == cores
+        assert sum(map(len, bound)) == len(cores)
+        assert not bind_cores((0, len(cores) + 1), 1)
+        assert os.sched_getaffinity(0) == cores
+    finally:
+        os.sched_setaffinity(0, cores)
