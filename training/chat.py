@@ -56,6 +56,10 @@ class ChatEncoder:
         Raises:
             TrainingError: A conversation has nothing to supervise, or the template renders the prompt differently once the answer is there.
         """
+        if any(talk[-1]["role"] != "assistant" for talk in conversations):
+            raise TrainingError(
+                "column `messages`: the last message of a row is not the assistant's, so there is nothing to supervise"
+            )
         prompts = [self._render(talk[:-1], prompt=True) for talk in conversations]
         wholes = [self._render(talk, prompt=False) for talk in conversations]
         pairs = zip(self._ids(prompts), self._ids(wholes), prompts, wholes, strict=True)
@@ -64,8 +68,8 @@ class ChatEncoder:
     def _encoded(self, prompt_ids: list[int], ids: list[int], prompt: str, whole: str) -> Encoded:
         if not whole.startswith(prompt):
             raise TrainingError(
-                f"{self.tokenizer.name_or_path}: the chat template does not render the prompt as a prefix of the conversation "
-                f"(prompt ends with {prompt[-40:]!r}); training would differ from serving. Use a template that does"
+                f"{self.tokenizer.name_or_path}: the chat template does not render the prompt as a prefix of the conversation, so "
+                "training would differ from serving; use a template that does"
             )
         count = len(prompt_ids)
         if ids[:count] != prompt_ids:  # a token spans the border: keep the prompt as an engine sees it
@@ -73,8 +77,8 @@ class ChatEncoder:
         end = max((place for place in range(count, len(ids)) if ids[place] == self.end_id), default=-1)
         if end < 0 or count == 0:
             raise TrainingError(
-                f"{self.tokenizer.name_or_path}: no supervised token in a conversation whose prompt ends with {prompt[-40:]!r}; "
-                "its last message must be the assistant's"
+                f"{self.tokenizer.name_or_path}: the chat template leaves nothing to supervise in a conversation: it renders no prompt, "
+                "or no end token after the answer"
             )
         return Encoded(ids[: end + 1], count)
 

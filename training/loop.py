@@ -78,7 +78,7 @@ def start_training(job: TrainingJob) -> Training:
     encoder = load_encoder(job.model)
     files = prepare(job, encoder, ranks.rank, ranks.world)
     rows = open_rows(files)
-    identity = config.model_dump_json(exclude=set(config.operations))
+    identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
     plan = make_plan(rows.lengths.tolist(), config, job.seed, f"{rows.digest} {identity}")
     engine = start_engine(load_model(job.model, config), config, ranks)
     engine.eval()

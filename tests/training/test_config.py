@@ -1,0 +1,38 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from training.config import TrainingConfig
+from training.engine import deepspeed_config
+from training.job import TrainingJob
+
+
+@pytest.mark.parametrize(
+    ("theirs", "named"),
+    [
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps"),
+        ({"bf16": {"enabled": True}}, "bf16"),
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage"),
+        ({"zero_optimization": {"overlap_comm": True}}, "zero_optimization.overlap_comm"),
+    ],
+)
+def test_deepspeed_keys_that_other_fields_own_are_refused_by_name(theirs, named):
+    with pytest.raises(ValidationError, match=named):
+        TrainingConfig(deepspeed=theirs)
+
+
+def test_deepspeed_keys_of_the_user_are_merged_with_ours():
+    config = TrainingConfig(
+        zero_stage=2, deepspeed={"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True}
+    )
+    merged = deepspeed_config(config, 4)
+    assert merged["dump_state"]
+    assert merged["zero_optimization"] == {"reduce_bucket_size": 7, "stage": 2, "overlap_comm": False}
+    assert merged["train_batch_size"] == 4
+
+
+def test_a_job_survives_its_json():
+    job = TrainingJob("m", "d", None, "o", "c", "t", TrainingConfig(deepspeed={"dump_state": True}), 3, "n")
+    assert TrainingJob.from_json(job.to_json()) == job
+    assert json.loads(job.to_json())["config"]["deepspeed"] == {"dump_state": True}
