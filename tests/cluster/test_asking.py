@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.asking import Asking
@@ -10,6 +10,7 @@ def no_flow() -> None:
     raise AssertionError
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(0, 120),
     replicas=st.integers(1, 4),
