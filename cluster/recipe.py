@@ -80,7 +80,8 @@ class Recipe(Section):
     """A whole run."""
 
     run: RunConfig
-    tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    tasks: tuple[TaskConfig, ...]
+    """At least one, each under a name of its own."""
     prompts: str = DEFAULT_SET
     """The default prompt set, or a folder beside the recipe."""
     pools: PoolsConfig

@@ -88,7 +88,7 @@ def _model(folder: Path, model: str, pool: str, mistakes: list[str]) -> str:
 
 
 def _task_mistakes(recipe: Recipe) -> list[str]:
-    mistakes: list[str] = []
+    mistakes = [] if recipe.tasks else ["tasks: there is none; add a [[tasks]] section"]
     names = [task.name for task in recipe.tasks]
     for index, task in enumerate(recipe.tasks):
         key = f"tasks.{index}"

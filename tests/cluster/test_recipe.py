@@ -157,6 +157,10 @@ def test_levels_must_name_templates_of_the_prompt_set(folder: Path) -> None:
     ]
 
 
+def test_a_recipe_has_at_least_one_task(folder: Path) -> None:
+    assert "  tasks: there is none; add a [[tasks]] section" in mistakes(folder, "tasks=[]")
+
+
 def test_private_tasks_refuse_endpoints_that_are_not_allowed(folder: Path) -> None:
     overrides = [
         "tasks.0.privacy=private",
