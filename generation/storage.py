@@ -6,7 +6,7 @@ The one exception is a driver's heartbeat, which `replace` overwrites. Knows not
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,16 +128,16 @@ class Store:
 
     @contextmanager
     def _beside(self, target: Path) -> Iterator[Path]:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
+        # Not mkstemp: its files are readable by their owner alone, and a run on a shared filesystem has other readers.
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
-            yield Path(name)
+            yield temporary
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
+    with path.open("xb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
