@@ -42,4 +42,5 @@ class TrainingJob:
     def from_json(cls, text: str) -> "TrainingJob":
         """The inverse of `to_json`."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**{**values, "config": TrainingConfig.model_validate(values["config"])})
+        config = TrainingConfig.model_validate(values.pop("config"))
+        return cls(config=config, **values)

@@ -50,15 +50,16 @@ def join_ranks(threads: int) -> Ranks:
         threads: OpenMP threads of this rank.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it too
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
-        device, backend = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))), "nccl"
+        device, backend = torch.device("cuda", int(local)), "nccl"
         torch.cuda.set_device(device)
     else:
         device, backend = torch.device("cpu"), "gloo"
         os.environ["DS_ACCELERATOR"] = "cpu"
     if not distributed.is_initialized():
-        alone: dict[str, Any] = {"store": distributed.HashStore()} if world == 1 else {}
+        alone: dict[str, Any] = {"store": cast(Any, distributed).HashStore()} if world == 1 else {}
         distributed.init_process_group(backend, rank=rank, world_size=world, **alone)
     return Ranks(rank, world, device)
 

@@ -22,6 +22,12 @@ def test_deepspeed_keys_that_other_fields_own_are_refused_by_name(theirs, named)
         TrainingConfig(deepspeed=theirs)
 
 
+def test_bfloat16_without_zero_is_refused():
+    with pytest.raises(ValidationError, match="use zero_stage = 1"):
+        TrainingConfig(zero_stage=0)
+    assert TrainingConfig(zero_stage=0, precision="float32").zero_stage == 0
+
+
 def test_deepspeed_keys_of_the_user_are_merged_with_ours():
     config = TrainingConfig(
         zero_stage=2, deepspeed={"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True}
