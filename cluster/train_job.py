@@ -3,13 +3,16 @@
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from generation.dataset import read_sealed
 from generation.errors import NotSealedError, PsiError, TrainingError
 from training.config import TrainingConfig
 from training.job import TrainingJob
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 _POLL_SECONDS = 5.0
 
@@ -25,28 +28,39 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
         TrainingError: Training failed, and failed again after `config.max_restarts` restarts.
     """
     from ray.exceptions import RayError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import TrainingFailedError
+
+    from training.metrics import summarise
+
+    if job.is_published:
+        return summarise(Path(job.metrics), Path(job.checkpoints))
+    await_sealed(job.dataset, job.config.dataset_deadline_seconds)
+    storage = Path(job.checkpoints).absolute() / "ray"
+    try:
+        return cast(dict[str, Any], make_trainer(job, storage).fit().return_value)
+    except (TrainingFailedError, RayError) as error:
+        raise TrainingError(f"{job.name}: {explain(error)}") from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":
+    """Ray Train's view of a job: a function, ranks with their resources, and how often they may be started again."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    await_sealed(job.dataset, job.config.dataset_deadline_seconds)
-    storage, name = Path(job.checkpoints) / "ray", f"{job.name}-{uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_on_rank,
         train_loop_config={"job": job.to_json()},
         scaling_config=ScalingConfig(**ranks_of(job.config)),
         run_config=RunConfig(
-            name=name,  # a name of its own: Ray Train would go on from its own records of an earlier job of the same name
-            storage_path=str(storage.absolute()),
+            # A name of its own: Ray Train would go on from its own records of an earlier job of the same name.
+            name=f"{job.name}-{uuid4().hex[:8]}",
+            storage_path=str(storage),
             failure_config=FailureConfig(max_failures=job.config.max_restarts),
             worker_runtime_env={"env_vars": rank_environment(job.config)},
         ),
     )
-    try:
-        return trainer.fit().return_value
-    except (TrainingFailedError, RayError) as error:
-        raise TrainingError(f"{job.name}: {explain(error)}") from error
-    finally:
-        shutil.rmtree(storage / name, ignore_errors=True)
 
 
 def train_on_rank(config: dict[str, str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Builds the DeepSpeed engine. Which settings are ours and which are the user's is decided here."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ def start_engine(model: Any, config: TrainingConfig, ranks: Ranks) -> Any:
 
     if ranks.device.type == "cpu":
         # Without this DeepSpeed compiles a shared-memory collective at every first start, and crashes where there is no compiler.
-        vars(deepspeed.ops)["__compatible_ops__"] = {}
+        cast(Any, deepspeed.ops).__compatible_ops__ = {}
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, betas=_BETAS),

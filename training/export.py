@@ -11,15 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from generation.errors import TrainingError
 from generation.storage import Store
 from training.chat import ChatEncoder
+from training.job import LINEAGE
 from training.ranks import Ranks
-
-LINEAGE = "psi.json"
-"""Where the model comes from. It is written last, so a folder that has it is whole."""
-
-
-def is_published(output: str) -> bool:
-    """Whether a model folder is there and whole."""
-    return (Store(output).local("") / LINEAGE).exists()
 
 
 def publish(engine: Any, base: str, output: str, encoder: ChatEncoder, ranks: Ranks, lineage: dict[str, Any]) -> None:

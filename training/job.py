@@ -4,7 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from generation.storage import Store
 from training.config import TrainingConfig
+
+LINEAGE = "psi.json"
+"""In a published model's folder: where the model comes from. It is written last, so a folder that has it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ class TrainingJob:
     config: TrainingConfig
     seed: int
     name: str
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the model is there and whole."""
+        return Store(self.output).exists(LINEAGE)
 
     def to_json(self) -> str:
         """The job as JSON."""

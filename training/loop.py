@@ -20,7 +20,7 @@ from training.chat import ChatEncoder, load_encoder
 from training.checkpoint import Position, resume, save_checkpoint, sha256_of
 from training.data import TokenRows, make_batch, open_rows
 from training.engine import set_learning_rate, start_engine
-from training.export import is_published, publish
+from training.export import publish
 from training.job import TrainingJob
 from training.loss import summed_loss
 from training.metrics import MetricsFile, StepMetrics, record_start
@@ -55,7 +55,7 @@ def train(job: TrainingJob) -> None:
         TrainingError: Something about the job cannot work; the message says what.
         NotSealedError: The dataset is not sealed.
     """
-    if is_published(job.output):
+    if job.is_published:
         return
     checkpoints, training = Path(job.checkpoints), start_training(job)
     engine, plan, ranks = training.engine, training.plan, training.ranks

@@ -16,7 +16,7 @@ from cluster.train_job import run_training
 from generation.errors import NotSealedError, TrainingError
 from tests.training.build_job import conversations, make_job, run_ranks, write_dataset, write_model, write_rows
 from training.checkpoint import complete_checkpoints
-from training.export import LINEAGE
+from training.job import LINEAGE
 from training.loop import train
 from training.metrics import read_metrics
 
@@ -110,4 +110,5 @@ def test_the_published_model_loads_and_says_where_it_comes_from(two_ranks):
 def test_a_job_whose_model_is_published_returns_at_once(two_ranks):
     before = Path(two_ranks[0].metrics).stat().st_mtime_ns
     train(two_ranks[0])
+    assert run_training(two_ranks[0])["final_loss"] == two_ranks[1][-1]["loss"]
     assert Path(two_ranks[0].metrics).stat().st_mtime_ns == before
