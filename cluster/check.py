@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster.estimate import ASSUMED_YIELD, Work, estimate, training_bytes_per_rank
 from cluster.model_facts import ModelFacts, model_facts
 from cluster.recipe import LoadedRecipe, Recipe, load_recipe, load_tasks
-from generation.config import PoolConfig, VllmEngine
+from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import RecipeError
 from generation.principles.model import load_principles
 from generation.seeds import load_evaluation

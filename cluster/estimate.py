@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cluster.recipe import Recipe
-from generation.config import SamplingConfig, VllmEngine
+from generation.config import SamplingConfig
+from generation.engines.config import VllmEngine
 from generation.task import Task
 
 CHARS_PER_TOKEN = 4.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from generation.config import VllmEngine
+from generation.engines.config import VllmEngine
 from generation.errors import RecipeError
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

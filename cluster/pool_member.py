@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.replica import Replica, ReplicaInfo
-from generation.config import PoolConfig
+from generation.engines.config import PoolConfig
 from generation.errors import EngineDeadError
 
 HANG_SECONDS = 600.0

@@ -10,7 +10,7 @@ from cluster.asking import Asking, Chunk
 from cluster.coordinator_calls import RemoteCoordinator, cause_of
 from cluster.pool_member import Member, is_death, start_member
 from cluster.protocol import GenerateJob
-from generation.config import PoolConfig
+from generation.engines.config import PoolConfig
 from generation.errors import EngineError, GaveUpError
 from generation.flows import FlowCall, FlowResult
 

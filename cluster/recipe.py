@@ -22,11 +22,11 @@ from generation.config import (
     EvaluationConfig,
     GenerationConfig,
     LimitsConfig,
-    PoolConfig,
     PrinciplesConfig,
     Section,
     TaskConfig,
 )
+from generation.engines.config import PoolConfig
 from generation.errors import PrivacyError, RecipeError
 from generation.prompts.prompt_set import DEFAULT_SET
 from generation.storage import digest, json_bytes

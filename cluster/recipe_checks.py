@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from generation.config import HttpEngine, PoolConfig, TaskConfig, VllmEngine
+from generation.config import TaskConfig
+from generation.engines.config import HttpEngine, PoolConfig, VllmEngine
 from generation.engines.privacy import require_allowed
 from generation.errors import PrivacyError, RecipeError
 from generation.prompts.prompt_set import DEFAULT_SET, PromptSet, load_prompt_set

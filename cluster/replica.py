@@ -16,9 +16,9 @@ from typing import NoReturn
 from cluster.coordinator_calls import CoordinatorCalls
 from cluster.protocol import GenerateJob
 from cluster.unit_work import UnitWork
-from generation.config import EngineConfig
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine
+from generation.engines.config import EngineConfig
 from generation.errors import EngineDeadError
 from generation.flows import FlowCall, FlowResult
 from generation.pump import Pump

@@ -1,7 +1,7 @@
 """From a recipe's engine section to an engine. Imports an engine's module only when it is wanted."""
 
-from generation.config import HttpEngine, ScriptedEngine, VllmEngine
 from generation.engines.base import Engine
+from generation.engines.config import HttpEngine, ScriptedEngine, VllmEngine
 
 
 def build_engine(config: VllmEngine | HttpEngine | ScriptedEngine) -> Engine:

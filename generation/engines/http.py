@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from generation.config import HttpEngine
 from generation.engines.base import Completion, EngineStats, Finished, Prepared, Request
 from generation.engines.chat_api import chat_body, may_retry, read_chat, refused, retry_after, wait_seconds
+from generation.engines.config import HttpEngine
 from generation.engines.tally import Tally
 from generation.errors import EngineDeadError, EngineError, RequestError
 

@@ -2,7 +2,8 @@
 
 from urllib.parse import urlsplit
 
-from generation.config import HttpEngine, TaskConfig
+from generation.config import TaskConfig
+from generation.engines.config import HttpEngine
 from generation.errors import PrivacyError
 
 

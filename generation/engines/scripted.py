@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
-from generation.config import ScriptedEngine
 from generation.engines.base import Completion, EngineStats, Finished, Prepared, Request
+from generation.engines.config import ScriptedEngine
 from generation.engines.tally import Tally
 from generation.errors import EngineDeadError, RequestError
 from generation.storage import digest

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from generation.config import VllmEngine
 from generation.engines.base import Completion, EngineStats, Finished, FinishReason, Prepared, Request, Sampling
+from generation.engines.config import VllmEngine
 from generation.engines.prompts import PromptEncoder
 from generation.engines.tally import Tally
 from generation.errors import EngineDeadError, EngineError, RequestError

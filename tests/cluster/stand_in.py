@@ -9,7 +9,8 @@ from typing import Any
 
 from cluster.coordinator import Coordinator
 from cluster.protocol import GenerateJob
-from generation.config import AnswerConfig, GenerationConfig, ScriptedEngine, TaskConfig
+from generation.config import AnswerConfig, GenerationConfig, TaskConfig
+from generation.engines.config import ScriptedEngine
 from generation.instances.flow import InstanceContext
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.manifest import replay

@@ -9,7 +9,7 @@ from pyarrow import parquet
 from cluster.check import check_recipe, human
 from cluster.model_facts import model_facts
 from cluster.show import show_run
-from generation.config import VllmEngine
+from generation.engines.config import VllmEngine
 from generation.errors import RecipeError, StorageError
 from generation.principles.model import Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines

@@ -9,8 +9,8 @@ import pytest
 from cluster.coordinator_link import coordinator_actor
 from cluster.pools import Pool
 from cluster.replica import bind_cores
-from generation.config import PoolConfig, VllmEngine
 from generation.engines.base import Request, Sampling
+from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import EngineError, GaveUpError
 from generation.flows import Flow, FlowCall
 from generation.storage import Store

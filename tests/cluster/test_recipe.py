@@ -8,7 +8,7 @@ import pytest
 
 from cluster.identity import check_against_run
 from cluster.recipe import LoadedRecipe, load_recipe, load_tasks, preview_of
-from generation.config import VllmEngine
+from generation.engines.config import VllmEngine
 from generation.errors import PrivacyError, RecipeError
 from generation.storage import Store
 

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from generation.config import HttpEngine
 from generation.engines.base import Completion, Engine, Request, Sampling
 from generation.engines.build import build_engine
 from generation.engines.chat_api import read_chat, retry_after, wait_seconds
+from generation.engines.config import HttpEngine
 from generation.errors import EngineDeadError, EngineError, RequestError
 
 CHAT = {

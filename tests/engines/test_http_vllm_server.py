@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from generation.config import HttpEngine
 from generation.engines.base import Completion, Request, Sampling
 from generation.engines.build import build_engine
+from generation.engines.config import HttpEngine
 from generation.errors import EngineDeadError
 from generation.flows import Flow, FlowCall
 from generation.pump import Pump

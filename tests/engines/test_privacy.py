@@ -1,6 +1,7 @@
 import pytest
 
-from generation.config import AnswerConfig, HttpEngine, TaskConfig
+from generation.config import AnswerConfig, TaskConfig
+from generation.engines.config import HttpEngine
 from generation.engines.privacy import require_allowed
 from generation.errors import PrivacyError
 

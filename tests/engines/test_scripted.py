@@ -1,8 +1,8 @@
 import pytest
 
-from generation.config import ScriptedEngine
 from generation.engines.base import Engine, Request, Sampling
 from generation.engines.build import build_engine
+from generation.engines.config import ScriptedEngine
 from generation.errors import EngineDeadError, RequestError
 
 

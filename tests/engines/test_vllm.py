@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from generation.config import VllmEngine
 from generation.engines.base import Completion, Engine, Request, Sampling
 from generation.engines.build import build_engine
+from generation.engines.config import VllmEngine
 from generation.engines.vllm import engine_arguments
 from generation.errors import EngineError, RequestError
 from generation.flows import Flow, FlowCall

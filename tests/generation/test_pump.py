@@ -3,9 +3,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from generation.config import ScriptedEngine
 from generation.engines.base import Request, Sampling
 from generation.engines.build import build_engine
+from generation.engines.config import ScriptedEngine
 from generation.errors import BudgetError, EngineDeadError
 from generation.flows import Flow, FlowCall, FlowResult
 from generation.pump import Pump

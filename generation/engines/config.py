@@ -1,0 +1,89 @@
+"""The parts of a recipe that say which engine serves a model, and how many of it there are. Data only: imports no engine."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from generation.config import Count, Section
+
+
+class VllmEngine(Section):
+    """vLLM in the replica's process, on GPU or CPU."""
+
+    operations = frozenset(
+        {
+            "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes", "gpu_memory_utilization", "block_size",
+            "enforce_eager", "tensor_parallel", "threads", "multiprocess", "model",
+        }
+    )  # fmt: skip
+
+    kind: Literal["vllm"] = "vllm"
+    model: str
+    """Local folder (relative to the recipe) or hub id. Identity is the digest of its weights, not its path."""
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Count = 4096
+    """Longest prompt plus completion, tokens."""
+    max_num_seqs: Count = 256
+    max_num_batched_tokens: Count = 8192
+    kv_cache_bytes: Count | None = None
+    """Size of the KV cache. Default: what `gpu_memory_utilization` leaves; always set it on CPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    block_size: Count | None = None
+    enforce_eager: bool = False
+    tensor_parallel: Count = 1
+    threads: Count | None = None
+    """OpenMP threads of a CPU engine."""
+    multiprocess: bool | None = None
+    """Engine core in its own process (its own GIL). Default: yes on GPU, no on CPU."""
+    trust_remote_code: bool = False
+
+
+class HttpEngine(Section):
+    """Any OpenAI-compatible endpoint. Off unless a recipe names one."""
+
+    operations = frozenset(
+        {"url", "api_key_env", "requests_per_minute", "max_in_flight", "timeout_seconds", "max_retries"}
+    )
+
+    kind: Literal["http"]
+    url: str
+    """Base URL, with `/v1`."""
+    model: str
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself never enters a recipe."""
+    requests_per_minute: Count | None = None
+    max_in_flight: Count = 64
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 6
+
+
+class ScriptedEngine(Section):
+    """Deterministic answers by prompt hash, with planted faults. For fault tests and scheduling benchmarks only."""
+
+    kind: Literal["scripted"]
+    replies: tuple[str, ...] = ("ok",)
+    """The completion of a prompt is one of these, chosen by its hash."""
+    seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
+    max_in_flight: Count = 64
+    fail_prompts_with: str | None = None
+    """Requests whose prompt contains this text end with finish `error`."""
+    die_after_requests: Count | None = None
+    """The engine dies once it has finished so many."""
+
+
+EngineConfig = Annotated[VllmEngine | HttpEngine | ScriptedEngine, Field(discriminator="kind")]
+
+
+class PoolConfig(Section):
+    """An engine and how many replicas of it there are."""
+
+    operations = frozenset({"replicas", "cpus", "gpus", "start_timeout_seconds"})
+
+    engine: EngineConfig
+    replicas: Count = 1
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    """Logical CPUs that Ray reserves for a replica."""
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that Ray reserves for a replica; fractions share one."""
+    start_timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
