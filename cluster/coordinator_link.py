@@ -1,6 +1,6 @@
 """How the driver reaches the coordinator: an actor that outlives its crashes, called as if it were here."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class ActorLink:
 
 
 @contextmanager
-def coordinator_actor(store: Store, lease_seconds: float) -> Iterator[ActorLink]:
+def coordinator_actor(store: Store, lease_seconds: float) -> Generator[ActorLink]:
     """A coordinator on this node while the block runs.
 
     Ray starts it again wherever it fails, and repeats the calls that were lost with it.

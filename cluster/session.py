@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from cluster.recipe import ClusterConfig
@@ -16,9 +16,12 @@ QUIET = {
 }
 """Telemetry off: private data is a promise."""
 
+REAP = {"RAY_process_group_cleanup_enabled": "1"}
+"""A killed replica takes its engine's own processes with it, which would hold the GPU otherwise."""
+
 
 @contextmanager
-def ray_session(config: ClusterConfig) -> Iterator[None]:
+def ray_session(config: ClusterConfig) -> Generator[None]:
     """Join the cluster at `config.address`, or start a local one; leave or stop it at the end.
 
     Raises:
@@ -26,17 +29,17 @@ def ray_session(config: ClusterConfig) -> Iterator[None]:
     """
     import ray
 
-    for name, value in QUIET.items():
+    for name, value in (QUIET | REAP).items():
         os.environ.setdefault(name, value)
-    local = {} if config.address else {"num_cpus": config.local_cpus, "include_dashboard": False}
     try:
         ray.init(
             address=config.address or "local",
+            num_cpus=None if config.address else config.local_cpus,
+            include_dashboard=None if config.address else False,
             namespace="psi",
             logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env={"env_vars": QUIET},
-            **local,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"at {config.address}" if config.address else "on this machine"

@@ -1,7 +1,7 @@
 """The stages of a run. Each looks at the run folder first and does only what is not there yet."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from cluster.pools import Pool
 from cluster.progress import Counters
 from cluster.stage_pools import StagePools, TokenBook
 from generation.dataset import DATASET_FOLDER, SealedDataset, human_rows, read_sealed
+from generation.engines.config import VllmEngine
 from generation.engines.privacy import require_allowed
 from generation.engines.weights import model_digest
-from generation.errors import NotSealedError
+from generation.errors import NotSealedError, RecipeError
 from generation.evaluate import ItemResult, evaluation_calls, score
 from generation.journal import Journal
 from generation.principles.ask import Asks, values_of
@@ -36,7 +37,7 @@ def principles_stage(run: OpenRun, pools: StagePools) -> list[Principle]:
         else:
             found = _mine(run, pools, book)
         write_principles(run.store, found)
-        facts["tokens"] = dict(book.stages)
+        facts["tokens"] = {**book.stages, "mine": Journal(run.store).counts("mine")}
     return found
 
 
@@ -63,6 +64,18 @@ def model_name(engine: Any) -> str:
     return model_digest(folder) if Path(folder).is_dir() else folder
 
 
+def trainable_model(run: OpenRun) -> str:
+    """The model that is trained: the folder (or hub id) of the small pool's.
+
+    Raises:
+        RecipeError: The small pool serves no model that can be trained.
+    """
+    engine = run.recipe.pools.small.engine
+    if not isinstance(engine, VllmEngine):
+        raise RecipeError(f"pools.small.engine.kind: {engine.kind} serves no weights that can be trained; use 'vllm'")
+    return engine.model
+
+
 def model_folder(run: OpenRun, arm: str, dataset: SealedDataset) -> str:
     """Where the model of an arm's dataset goes, in the arm's folder: `models/round-0`, with a suffix once the dataset has grown."""
     first = run.arm(arm).child(DATASET_FOLDER).read_json("SEALED.json")["digest"]
@@ -82,7 +95,7 @@ def train_stage(run: OpenRun, arm: str) -> None:
     scratch = Path(run.recipe.run.scratch) / arm / dataset.digest[:8]
     with run.record(stage) as facts:
         job = TrainingJob(
-            model=run.recipe.pools.small.engine.model,
+            model=trainable_model(run),
             dataset=store.child(DATASET_FOLDER).uri,
             human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats else None,
             output=store.child(output).uri,
@@ -123,7 +136,7 @@ def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
 def _evaluated_model(run: OpenRun, arm: str) -> str:
     """The folder of the model that an arm is scored by: the small model itself for base."""
     if arm == "base":
-        return run.recipe.pools.small.engine.model
+        return trainable_model(run)
     dataset = read_sealed(run.arm(arm).child(DATASET_FOLDER).uri)
     folder = run.arm(arm).child(model_folder(run, arm, dataset))
     if not folder.exists("config.json"):
@@ -134,10 +147,10 @@ def _evaluated_model(run: OpenRun, arm: str) -> str:
 
 
 @contextmanager
-def _pool_of(run: OpenRun, model: str, pools: StagePools) -> Iterator[Pool]:
+def _pool_of(run: OpenRun, model: str, pools: StagePools) -> Generator[Pool]:
     """A pool that serves a model: the small pool for the base model, else one of the same form that is closed afterwards."""
     config = run.recipe.pools.small
-    if model == config.engine.model:
+    if model == trainable_model(run):
         yield pools.small()
         return
     pools.close()

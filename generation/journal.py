@@ -43,14 +43,20 @@ class Journal:
             return self.find(entry) or completion
         return completion
 
-    def tokens(self, stage: str) -> int:
-        """Prompt plus output tokens of all completions of a stage, over all restarts."""
-        total = 0
+    def counts(self, stage: str) -> dict[str, int]:
+        """`requests`, `prompt_tokens`, `cached_tokens` and `output_tokens` of all completions of a stage, over all restarts."""
+        totals: dict[str, int] = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "output_tokens"), 0)
         for name in self.store.names(FOLDER):
             for line in self.store.read_lines(f"{FOLDER}/{name}"):
-                completion = line["completion"]
-                total += (completion["prompt_tokens"] + completion["output_tokens"]) * (line["stage"] == stage)
-        return total
+                if line["stage"] == stage:
+                    for kind in totals:
+                        totals[kind] += 1 if kind == "requests" else line["completion"][kind]
+        return totals
+
+    def tokens(self, stage: str) -> int:
+        """Prompt plus output tokens of all completions of a stage, over all restarts."""
+        counts = self.counts(stage)
+        return counts["prompt_tokens"] + counts["output_tokens"]
 
     def replay(self, call: FlowCall) -> FlowResult | None:
         """How a flow ends on journalled completions alone; None where it would have to ask a model."""

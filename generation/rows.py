@@ -68,7 +68,7 @@ class Row:
     raw: str = ""
 
 
-_ARROW = {int: pa.int32(), float: pa.float32(), tuple[str, ...]: pa.list_(pa.string())}
+_ARROW: dict[Any, pa.DataType] = {int: pa.int32(), float: pa.float32(), tuple[str, ...]: pa.list_(pa.string())}
 
 ROW_SCHEMA = pa.schema([pa.field(f.name, _ARROW.get(f.type, pa.string())) for f in fields(Row)])
 
@@ -89,4 +89,5 @@ def batch_to_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    return Row(**{**values, "principles": tuple(values["principles"])})
+    values["principles"] = tuple(values["principles"])
+    return Row(**values)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ class Store:
         return filesystem, path.rstrip("/")
 
     @contextmanager
-    def _beside(self, target: Path) -> Iterator[Path]:
+    def _beside(self, target: Path) -> Generator[Path]:
         # Not mkstemp: its files are readable by their owner alone, and a run on a shared filesystem has other readers.
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -36,6 +37,9 @@ SHAPES = {"small": Shape(width=128, layers=4, heads=4), "large": Shape(width=192
 
 def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A fresh Llama of that shape."""
+    special: dict[str, Any] = {
+        name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+    }
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -46,9 +50,7 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
             num_key_value_heads=shape.heads,
             max_position_embeddings=512,
             tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            **special,
         )
     )
 
@@ -70,7 +72,7 @@ def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
     What the assistant says is supervised, and in a list of examples also each answer: to predict the answers of the later examples
     from the earlier ones is to induce the rule, at several times the supervised tokens a document.
     """
-    ids: list[int] = [tokenizer.convert_tokens_to_ids("<bos>")]
+    ids: list[int] = tokenizer.encode("<bos>", add_special_tokens=False)
     labels: list[int] = [IGNORED]
     for user, assistant in turns:
         for supervised, text in (*_segments(f"<|user|>{user}<|assistant|>"), (True, f"{assistant}<eos>")):
@@ -108,7 +110,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write weights (bf16 safetensors), tokenizer and chat template as a Hugging Face folder."""
-    half = LlamaForCausalLM(model.config).to(torch.bfloat16)
+    half: Any = LlamaForCausalLM(model.config).bfloat16()
     half.load_state_dict(model.state_dict())
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
