@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from dataclasses import replace
 from functools import partial
 
 from generation.board import Board
@@ -87,7 +88,8 @@ class Pump:
 
     def stats(self) -> EngineStats:
         """The engine's counters; `steps` that stand still with requests unfinished mean that it hangs."""
-        return self._engine.stats()
+        # The engine counts after each step: one that hangs in its first would look idle for ever.
+        return replace(self._engine.stats(), unfinished=self._engine_thread.num_unfinished)
 
     def stop(self) -> None:
         """Close the engine; flows that are open fail."""

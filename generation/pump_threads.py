@@ -38,6 +38,11 @@ class EngineThread:
         self._refused: list[Refused] = []
         self._thread = threading.Thread(target=self._run, name="psi-engine", daemon=True)
 
+    @property
+    def num_unfinished(self) -> int:
+        """Requests in the engine's hands."""
+        return len(self._unfinished)
+
     def start(self) -> None:
         """Start to build the engine."""
         self._thread.start()

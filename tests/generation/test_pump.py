@@ -3,9 +3,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from generation.engines.base import Request, Sampling
+from generation.engines.base import Finished, Request, Sampling
 from generation.engines.build import build_engine
 from generation.engines.config import ScriptedEngine
+from generation.engines.scripted import ScriptedModel
 from generation.errors import BudgetError, EngineDeadError
 from generation.flows import Flow, FlowCall, FlowResult
 from generation.pump import Pump
@@ -150,6 +151,28 @@ def test_stopping_fails_what_is_open() -> None:
     pump.stop()
     thread.join()
     assert "stopped" in str(errors[0])
+
+
+def test_an_engine_that_hangs_in_its_first_step_is_seen_to_have_work() -> None:
+    release, stuck = threading.Event(), threading.Event()
+    engine = ScriptedModel(ScriptedEngine(kind="scripted"))
+    step = engine.step
+
+    def hang() -> list[Finished]:
+        stuck.set()
+        release.wait()
+        return step()
+
+    engine.step = hang
+    pump = Pump(engine)
+    pump.start()
+    asking = threading.Thread(target=pump.ask, args=([FlowCall("a", ask_once, ("x",))],))
+    asking.start()
+    stuck.wait()
+    assert (pump.stats().steps, pump.stats().unfinished) == (0, 1)
+    release.set()
+    asking.join()
+    pump.stop()
 
 
 class Stream:
