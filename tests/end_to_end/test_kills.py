@@ -1,0 +1,234 @@
+"""One run of the miniature, cut down, that is killed wherever it can be. Real vLLM, Ray and DeepSpeed.
+
+The fixtures are chapters of one story, each the same command on the same run folder: it is told once, the tests look at it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from generation.instances.plan_log import read_records
+from generation.manifest import replay
+from generation.storage import Store
+from generation.visible import ShardReader
+from recipes.miniature.world import TASKS, oracle
+from tests.end_to_end.live_run import ROOT, LiveRun, live_run
+from training.checkpoint import complete_checkpoints
+from training.metrics import read_metrics
+
+pytestmark = pytest.mark.timeout(900)
+
+ROWS, STEPS = 200, 60
+TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
+OVERRIDES = [
+    TASK,
+    'generation.arms=["psi"]',
+    f"generation.accepted_rows={ROWS}",
+    "generation.flows_per_unit=8",
+    # Few requests at once, so that there is time to kill something.
+    "pools.small.engine.max_num_seqs=4",
+    f"training.max_steps={STEPS}",
+    "training.checkpoint_every_steps=10",
+    "evaluation.max_items=20",
+]
+
+
+@dataclass
+class Chapter:
+    """What was seen of one driver.
+
+    Attributes:
+        code: What it ended with.
+        actors: Ray's names of its processes.
+        left: Titles of processes that outlived it.
+    """
+
+    code: int
+    actors: set[str]
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRun]:
+    folder = tmp_path_factory.mktemp("story")
+    rule = {"task": "kilo", "level": "task", "kind": "solve", "text": "; ".join(TASKS["kilo"])}
+    lengths = {"task": "kilo", "level": "instance", "kind": "generate", "text": "len 4-6"}
+    principles = folder / "principles.jsonl"
+    principles.write_text(f"{json.dumps(rule)}\n{json.dumps(lengths)}\n")
+    overrides = [*OVERRIDES, f"principles.from_file={principles}"]
+    with live_run(ROOT / "recipes/miniature/recipe.toml", overrides, folder / "run") as live:
+        yield live
+
+
+def segments(run: LiveRun, incarnation: int) -> int:
+    """Segments of an incarnation that hold rows; its first one holds none."""
+    return max(0, len(list(run.folder.glob(f"manifest/{incarnation:06d}-*.jsonl"))) - 1)
+
+
+def scratch(run: LiveRun) -> Path:
+    """Where training keeps its state, once it has begun."""
+    return next((run.folder / "scratch/psi").glob("*"), run.folder / "nowhere")
+
+
+def starts(run: LiveRun) -> list[dict]:
+    return read_metrics(scratch(run) / "starts.jsonl")
+
+
+def newest_step(run: LiveRun) -> int:
+    checkpoints = complete_checkpoints(scratch(run))
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+
+
+def actors(run: LiveRun, driver: subprocess.Popen[bytes]) -> set[str]:
+    """`ray::Replica.generate` is named `Replica`."""
+    return {re.split(r"\W", title[5:])[0] for title in run.below(driver).values() if title.startswith("ray::")}
+
+
+@pytest.fixture(scope="module")
+def first(run: LiveRun) -> tuple[Chapter, subprocess.CompletedProcess[str]]:
+    """A second driver is started in vain; then the driver is killed in generation."""
+    driver = run.start()
+    run.wait(driver, "claim", lambda: (run.folder / "drivers/000001.beat").exists())
+    other = subprocess.run(run.command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    run.wait(driver, "rows", lambda: segments(run, 1))
+    seen, left = actors(run, driver), run.kill(driver)
+    assert not (run.folder / "dataset").exists(), "killed too late: the dataset is written"
+    return Chapter(driver.returncode, seen, left), other
+
+
+@pytest.fixture(scope="module")
+def second(run: LiveRun, first: object) -> Chapter:
+    """One replica is killed in generation, then the other; then the driver in training."""
+    driver = run.start()
+    run.wait(driver, "rows", lambda: segments(run, 2))
+    one, other = run.titled(driver, "ray::Replica")
+    os.kill(one, signal.SIGKILL)
+    run.wait(driver, "word of its death", lambda: "1 of pool 'small'" in run.said())
+    before = segments(run, 2)
+    run.wait(driver, "rows of the other replica", lambda: segments(run, 2) > before)
+    os.kill(other, signal.SIGKILL)
+    assert not (run.folder / "dataset").exists(), "killed too late: the dataset is written"
+    run.wait(driver, "checkpoint", lambda: newest_step(run))
+    seen, left = actors(run, driver), run.kill(driver)
+    return Chapter(driver.returncode, seen, left)
+
+
+@pytest.fixture(scope="module")
+def third(run: LiveRun, second: Chapter) -> Chapter:
+    """A training rank is killed; the run goes on to its end."""
+    driver = run.start()
+    began = run.wait(driver, "second start of training", lambda: starts(run)[1:])[-1]
+    run.wait(driver, "newer checkpoint", lambda: newest_step(run) > began["step"])
+    seen = actors(run, driver)
+    os.kill(int(began["processes"][1].partition(":")[2]), signal.SIGKILL)
+    code = run.finish(driver)
+    return Chapter(code, seen, run.outliving())
+
+
+def test_a_second_live_driver_is_refused_and_told_who_the_first_one_is(
+    run: LiveRun, first: tuple[Chapter, subprocess.CompletedProcess[str]]
+) -> None:
+    _, other = first
+    claim = json.loads((run.folder / "drivers/000001.json").read_text())
+    assert other.returncode == 5
+    assert f"driven by process {claim['pid']} on {claim['host']}" in other.stderr
+    assert "Traceback" not in other.stderr
+    assert run.logs[0].read_text().count("RunLockedError") == 0
+
+
+def test_a_killed_driver_takes_its_cluster_along(
+    first: tuple[Chapter, subprocess.CompletedProcess[str]], second: Chapter
+) -> None:
+    for chapter in (first[0], second):
+        assert chapter.code == -signal.SIGKILL
+        assert chapter.left == []
+
+
+def test_the_miniature_runs_in_the_actors_of_a_big_run(
+    first: tuple[Chapter, subprocess.CompletedProcess[str]], second: Chapter
+) -> None:
+    assert {"Replica", "Coordinator"} <= first[0].actors
+    assert {"TrainController", "RayTrainWorker"} <= second.actors
+
+
+def test_a_run_that_was_killed_everywhere_ends_well(run: LiveRun, third: Chapter) -> None:
+    assert third.code == 0, run.said()
+    assert third.left == []
+
+
+def test_there_are_exactly_as_many_rows_as_asked_for_and_none_twice(run: LiveRun, third: Chapter) -> None:
+    tables = [parquet.read_table(file) for file in (run.folder / "dataset/round-0").glob("train-*.parquet")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert len(rows) == ROWS
+    assert len({row["row_id"] for row in rows}) == ROWS
+    assert len({row["input"] for row in rows}) == ROWS
+
+
+def test_each_planned_unit_is_visible_at_most_once_and_whole(run: LiveRun, third: Chapter) -> None:
+    store = Store(str(run.folder))
+    records, state, reader = read_records(store), replay(store).state, ShardReader(Store(str(run.folder)))
+    sizes = {unit: record.flows_per_unit for record in records for unit in record.units()}
+    assert set(state.places) <= set(sizes)
+    units = {unit: [row.row_id for row in reader.rows(place)] for unit, place in state.places.items()}
+    assert all(len(ids) == sizes[unit] for unit, ids in units.items())
+    visible = [row_id for ids in units.values() for row_id in ids]
+    assert len(visible) == len(set(visible))
+    assert not state.tombstones
+
+
+def test_every_driver_has_written_rows_that_are_in_the_dataset(run: LiveRun, third: Chapter) -> None:
+    assert {path.name for path in run.folder.glob("manifest/incarnation-*")} == {
+        f"incarnation-{number:06d}.json" for number in (1, 2)
+    }
+    replicas = {path.name.rpartition("-")[0] for path in run.folder.glob("rows/round-0/shard-*.arrow")}
+    assert len(replicas) >= 4  # at least: one of the first driver, two of the second, and one that replaced them
+
+
+def test_training_has_each_step_once_although_a_rank_and_a_driver_died_in_it(run: LiveRun, third: Chapter) -> None:
+    lines = read_metrics(run.folder / "metrics/training.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    begun = [start["step"] for start in starts(run)]
+    assert len(begun) == 3
+    assert begun == sorted(set(begun))
+    assert begun[0] == 0
+    processes = [process for start in starts(run) for process in start["processes"]]
+    assert len(set(processes)) == 6
+
+
+def test_the_model_and_its_score_are_there(run: LiveRun, third: Chapter) -> None:
+    assert (run.folder / "models/round-0/model.safetensors").exists()
+    scores = json.loads((run.folder / "evaluation/psi.json").read_text())
+    assert scores["items"] == 20
+    report = json.loads((run.folder / "report.json").read_text())
+    assert report["arms"]["psi"]["accuracy"] == scores["accuracy"]
+
+
+def test_labels_written_by_the_true_rule_are_true(run: LiveRun, third: Chapter) -> None:
+    tables = [parquet.read_table(file) for file in (run.folder / "dataset/round-0").glob("train-*.parquet")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert sum(row["answer"] == oracle("kilo", row["input"]) for row in rows) > 0.5 * ROWS
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of each file, but for the claims of drivers and the report, which is made anew."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in files if "drivers" not in path.parts and not path.name.startswith("report.")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def test_the_same_command_once_more_changes_nothing(run: LiveRun, third: Chapter) -> None:
+    before = contents(run.folder)
+    report = json.loads((run.folder / "report.json").read_text())
+    assert run.finish(run.start()) == 0, run.said()
+    assert contents(run.folder) == before
+    assert " took " not in run.said()
+    assert json.loads((run.folder / "report.json").read_text())["arms"] == report["arms"]
