@@ -29,6 +29,7 @@ class Member:
         info: What `ready` said.
         generating: Reference to its `generate`, while it runs.
         chunks: Chunks of an ask that it works on.
+        started_at: When it was created, on the monotonic clock.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Member:
     info: ReplicaInfo | None = None
     generating: Any = None
     chunks: int = 0
+    started_at: float = field(default_factory=time.monotonic)
     _looking: Any = None
     _looked_at: float = 0.0
     _steps: int = -1

@@ -66,7 +66,7 @@ class Pool:
         """Run flows on all replicas; results come in the order of the calls. A dead replica's flows are run again elsewhere.
 
         Raises:
-            EngineError: The engine cannot be built.
+            EngineError: The engine cannot be built, or no replica is left and none became ready in `start_timeout_seconds`.
             GaveUpError: Too many replicas died.
         """
         asking = Asking(calls, token_budget, self._config.replicas)
@@ -95,6 +95,7 @@ class Pool:
         """Replace what died or hangs, and have what became ready generate. Never waits.
 
         Raises:
+            EngineError: No replica is left, and none became ready in `start_timeout_seconds`.
             GaveUpError: Too many replicas died.
         """
         if self._generation is not None:
@@ -191,6 +192,9 @@ class Pool:
         for member in self._ready():
             if reason := member.trouble():
                 self._replace(member, reason)
+        oldest = time.monotonic() - self._config.start_timeout_seconds
+        if all(member.info is None and member.started_at < oldest for member in self._members):
+            raise self._too_slow()  # their node may be gone for good: replacements would wait for ever
 
     def _replace(self, member: Member, reason: str) -> None:
         import ray

@@ -87,6 +87,17 @@ def test_a_pool_whose_engines_keep_dying_gives_up_and_says_why():
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_pool_whose_last_replica_cannot_be_replaced_says_so_instead_of_waiting():
+    config = PoolConfig(engine=scripted(), cpus=0.5)
+    with Pool("small", config) as pool:
+        pool.start()
+        pool._config = config.model_copy(update={"cpus": 1000.0, "start_timeout_seconds": 1.0})  # its node is gone
+        os.kill(pool._members[0].info.pid, signal.SIGKILL)
+        with pytest.raises(EngineError, match="no replica was ready"):
+            pool.ask([FlowCall("a", where, ("q",))])
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     engine = VllmEngine(model=str(tmp_path / "none"))
     with Pool("small", PoolConfig(engine=engine, cpus=0.5)) as pool, pytest.raises(EngineError, match="none: there is"):
