@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cluster.estimate import ASSUMED_YIELD, Work, estimate, training_bytes_per_rank
 from cluster.model_facts import ModelFacts, model_facts
+from cluster.prompt_lengths import prompts_too_long
 from cluster.recipe import LoadedRecipe, Recipe, load_recipe, load_tasks
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import RecipeError
-from generation.principles.model import load_principles
+from generation.principles.model import Principle, load_principles
 from generation.seeds import load_evaluation
 from generation.task import Task
 
@@ -35,20 +36,22 @@ def check_recipe(path: Path, overrides: Sequence[str]) -> str:
         tasks = load_tasks(loaded)
     except RecipeError as error:
         problems.append(str(error))
+    principles: list[Principle] = []
     principles_file = loaded.recipe.principles.from_file
     if principles_file:
         try:
-            load_principles(principles_file, [task.name for task in loaded.recipe.tasks])
+            principles = load_principles(principles_file, [task.name for task in loaded.recipe.tasks])
         except RecipeError as error:
             problems.append(str(error))
     models = _models(loaded.recipe, problems)
     if problems:
         raise RecipeError("\n".join(problems))
-    return _block(path, loaded, tasks, models)
+    return _block(path, loaded, tasks, models, prompts_too_long(loaded, tasks, principles))
 
 
 def _pools(recipe: Recipe) -> dict[str, PoolConfig]:
-    pools = {"large": recipe.pools.large, "small": recipe.pools.small}
+    """The pools that the run starts."""
+    pools = {"large": recipe.pools.large if recipe.needs_large else None, "small": recipe.pools.small}
     return {name: pool for name, pool in pools.items() if pool}
 
 
@@ -63,15 +66,12 @@ def _models(recipe: Recipe, problems: list[str]) -> dict[str, ModelFacts]:
             problems.append(f"pools.{name}.engine.model: {error}")
             continue
         models[name] = facts
-        if facts.context_tokens and facts.context_tokens < pool.engine.max_model_len:
-            problems.append(
-                f"pools.{name}.engine.max_model_len: {pool.engine.max_model_len} is more than the "
-                f"{facts.context_tokens} tokens that the model was made for; lower it"
-            )
     return models
 
 
-def _block(path: Path, loaded: LoadedRecipe, tasks: Sequence[Task], models: dict[str, ModelFacts]) -> str:
+def _block(
+    path: Path, loaded: LoadedRecipe, tasks: Sequence[Task], models: dict[str, ModelFacts], too_long: Sequence[str]
+) -> str:
     recipe = loaded.recipe
     lines = [f"{path}: no mistakes", "", "tasks"]
     for task in tasks:
@@ -79,9 +79,11 @@ def _block(path: Path, loaded: LoadedRecipe, tasks: Sequence[Task], models: dict
     lines += ["", "models"]
     for name, pool in _pools(recipe).items():
         lines += _model_lines(name, pool, models.get(name))
+    if recipe.principles.from_file:
+        lines += _line("principles", f"from {recipe.principles.from_file}, so no large model is started")
     lines += ["", f"work (assuming that {ASSUMED_YIELD:.0%} of what is written is accepted)"]
     lines += _work_lines(recipe, estimate(recipe, tasks), models.get("small"))
-    warnings = _warnings(recipe, tasks, models)
+    warnings = [*too_long, *_warnings(recipe, tasks, models)]
     lines += ["", "warnings"] if warnings else []
     for warning in warnings:
         lines += textwrap.wrap(warning, WIDTH, initial_indent="  ! ", subsequent_indent="    ")
@@ -152,7 +154,7 @@ def _work_lines(recipe: Recipe, work: Work, small: ModelFacts | None) -> list[st
     if small and small.parameters:
         held = training_bytes_per_rank(small.parameters, training.ranks, training.zero_stage)
         lines += _line("", f"memory per rank: {human(held, 'B')} and activations (ZeRO stage {training.zero_stage})")
-    if recipe.pools.large and not recipe.principles.from_file and "psi" in recipe.generation.arms:
+    if recipe.needs_large:
         lines += _line("large model", f"at most {human(recipe.principles.large_token_budget)} tokens, once")
     return lines
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cluster.arm import ArmFold, ArmRun, total_dropped
+from cluster.arm import ArmFold, ArmRun
 from cluster.coordinator_link import CoordinatorLink
 from cluster.metrics import SessionMetrics, session_seconds
 from cluster.progress import Counters
@@ -19,6 +19,7 @@ TICK_SECONDS = 0.2
 METRICS_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
 _TOP_REASONS = 5
+EXCERPT_CHARS = 100
 
 
 class GenerationPool(Protocol):
@@ -103,6 +104,7 @@ class GenerationLoop:
     def _refuse_to_go_on(self) -> None:
         for task in self._fold.tasks.values():
             if seen := task.out_of_patience():
+                self._book_now()
                 raise self._too_little(task, seen)
         if not self._fold.complete and (why := self._limit_reached()):
             raise BudgetError(
@@ -142,6 +144,9 @@ class GenerationLoop:
         answer = self._follow()
         while answer.stale or any(answer.settled.values()):
             answer = self._follow()
+        self._book_now()
+
+    def _book_now(self) -> None:
         self._booked_at = -METRICS_SECONDS
         self._book(self._link.call("progress"))
 
@@ -182,10 +187,23 @@ class GenerationLoop:
                 f"generate: task '{name}': {task.fold.kept} of {task.target} rows accepted, {len(task.given_up)} units given up: {units}."
                 " Look at the replicas' logs; units that were given up stay so, the same command goes on with others"
             )
-        top = list(total_dropped([task]).items())[:_TOP_REASONS]
+        top = list(task.dropped.most_common(_TOP_REASONS))
+        private = task.work.task.config.privacy == "private"  # a message may end in a log that others read
+        said = {why: "" if private else f", such as {_excerpt(task.examples[why])}" for why, _ in top}
+        lines = [f"  {count:>9,}  {why}{said[why]}" for why, count in top]
+        run = self._run.recipe.run.output
         return YieldError(
-            f"generate: task '{name}': {task.fold.kept} of {task.target} rows accepted, {seen.kept} of the last {seen.flows}"
-            f" flows (generation.min_yield = {config.min_yield:g}). Dropped: {', '.join(f'{why} ({n})' for why, n in top) or 'nothing'}."
-            f" Look at rejections with `psi show {self._run.store.uri}`; then a better prompt set, better principles or another small"
-            " model, in a new run folder, or a lower generation.min_yield here. Everything is kept"
+            f"generate {self._run.arm}: task '{name}': {task.fold.kept} of {task.target:,} rows accepted,\n{seen.kept} of the last"
+            f" {seen.flows:,} flows (generation.min_yield = {config.min_yield:g}). Dropped:\n"
+            + "\n".join(lines or ["  nothing"])
+            + f"\nEverything is kept; look at it with `psi show {run}`.\n"
+            "What helps: a prompt set that the small model understands, better principles or\n"
+            "another small model, each in a new run folder; or, to go on in this one, a lower\n"
+            "generation.min_yield."
         )
+
+
+def _excerpt(text: str) -> str:
+    """What a model wrote, in one short line."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= EXCERPT_CHARS else f"{line[:EXCERPT_CHARS]} ...")

@@ -156,7 +156,7 @@ def _farewell(folder: Path, guess: Guess, num_seeds: int, num_evaluation: int) -
     measured = (
         f"{num_evaluation} rows are held out in evaluation.jsonl"
         if num_evaluation
-        else f"none (--eval FILE, or at least {MIN_ROWS_TO_SPLIT} rows); accuracy will be 'not measured'"
+        else f"none (give --eval FILE, or {MIN_ROWS_TO_SPLIT} rows), so accuracy is 'not measured'"
     )
     return f"""wrote {folder}/recipe.toml
   input       '{guess.input_field}'
@@ -165,4 +165,5 @@ def _farewell(folder: Path, guess: Guess, num_seeds: int, num_evaluation: int) -
   evaluation  {measured}
 Read the recipe, say in `description` what the task is, then:
   psi check {folder}
-  psi run {folder} --limit 50"""
+  psi run {folder} --limit 50    50 rows to look at, no training
+  psi run {folder}               the whole way"""

@@ -13,6 +13,8 @@ from generation.engines.config import VllmEngine
 from generation.errors import RecipeError
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+STRETCHED = ("linear", "dynamic", "yarn")
+"""Rotary embeddings that reach `factor` times further than the model's own positions."""
 _HEADER_LIMIT_BYTES = 100_000_000
 _SIZE_IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z])")
 
@@ -26,14 +28,12 @@ class ModelFacts:
         exact: False where it is only what the model's name says.
         weight_bytes: In the engine's number format, over all of its GPUs.
         kv_bytes_per_token: Of the KV cache, over all of its GPUs.
-        context_tokens: The longest context that the model was made for.
     """
 
     parameters: int | None = None
     exact: bool = False
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
-    context_tokens: int | None = None
 
 
 def model_facts(engine: VllmEngine) -> ModelFacts:
@@ -57,7 +57,21 @@ def model_facts(engine: VllmEngine) -> ModelFacts:
     text: dict[str, Any] = config.get("text_config", config)
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16") if engine.dtype == "auto" else engine.dtype
     width = DTYPE_BYTES.get(dtype, 2)
-    return ModelFacts(parameters, True, parameters * width, _kv_bytes(text, width), text.get("max_position_embeddings"))
+    return ModelFacts(parameters, True, parameters * width, _kv_bytes(text, width))
+
+
+def context_tokens(model: str) -> int | None:
+    """The longest context that a model was made for, as vLLM will see it; None where this machine does not know."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    text: dict[str, Any] = config.get("text_config", config)
+    rope: dict[str, Any] = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    longest = text.get("max_position_embeddings")
+    if longest and rope.get("rope_type", rope.get("type")) in STRETCHED:
+        return round(rope.get("original_max_position_embeddings", longest) * rope.get("factor", 1.0))
+    return longest
 
 
 def _parameters(file: Path) -> int:

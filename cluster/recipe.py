@@ -33,6 +33,9 @@ from generation.storage import digest, json_bytes
 from generation.task import Task
 from training.config import TrainingConfig
 
+PREVIEW_FLOWS_PER_UNIT = 32
+"""Larger units would write many more rows than a preview wants."""
+
 
 class RunConfig(Section):
     """What the run is called and where it is kept."""
@@ -93,6 +96,11 @@ class Recipe(Section):
     limits: LimitsConfig = LimitsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def needs_large(self) -> bool:
+        """Whether the large model has anything to do: principles are wanted, and no file holds them."""
+        return "psi" in self.generation.arms and self.principles.from_file is None
+
 
 @dataclass(frozen=True)
 class LoadedRecipe:
@@ -150,14 +158,16 @@ def preview_of(loaded: LoadedRecipe, rows: int) -> LoadedRecipe:
     Raises:
         RecipeError: The recipe has nothing to write principles with.
     """
-    run = loaded.recipe.run
+    run, generation = loaded.recipe.run, loaded.recipe.generation
+    # The same for every number of rows, so that a preview may grow.
+    flows = min(generation.flows_per_unit, PREVIEW_FLOWS_PER_UNIT)
     output = f"{run.output.rstrip('/')}-preview"
     beside = run.scratch.rstrip("/") == f"{run.output.rstrip('/')}/scratch"
     changes = {
         "run": run.model_copy(
             update={"output": output, "scratch": f"{output}/scratch" if beside else f"{run.scratch}-preview"}
         ),
-        "generation": loaded.recipe.generation.model_copy(update={"accepted_rows": rows, "arms": ("psi",)}),
+        "generation": generation.model_copy(update={"accepted_rows": rows, "arms": ("psi",), "flows_per_unit": flows}),
     }
     recipe = loaded.recipe.model_copy(update=changes)
     mistakes, _ = find_mistakes(recipe, loaded.folder)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.model_facts import context_tokens
 from generation.config import TaskConfig
 from generation.engines.config import HttpEngine, PoolConfig, VllmEngine
 from generation.engines.privacy import require_allowed
@@ -111,7 +112,7 @@ def _regex(pattern: str) -> str | None:
 
 
 def _principle_mistakes(recipe: Recipe) -> list[str]:
-    if "psi" not in recipe.generation.arms or recipe.pools.large or recipe.principles.from_file:
+    if recipe.pools.large or not recipe.needs_large:
         return []
     return [
         "pools.large: is missing, and the psi arm needs principles; add a large model, or name a file of principles "
@@ -146,11 +147,14 @@ def _length_mistakes(recipe: Recipe) -> list[str]:
     mistakes: list[str] = []
     if not rounds or any(later <= earlier for earlier, later in itertools.pairwise(rounds)):
         mistakes.append(f"generation.voting.rounds: {list(rounds)} must grow, such as [2, 4, 8]")
+    large = recipe.pools.large if recipe.needs_large else None
+    for name, pool in {"large": large, "small": recipe.pools.small}.items():
+        mistakes += _context_mistakes(name, pool) if pool else []
     used = {
         "generation.draft": (recipe.pools.small, generation.draft),
         "generation.answer": (recipe.pools.small, generation.answer),
         "evaluation.sampling": (recipe.pools.small, recipe.evaluation.sampling),
-        "principles.sampling": (recipe.pools.large, recipe.principles.sampling),
+        "principles.sampling": (large, recipe.principles.sampling),
     }
     for key, (pool, sampling) in used.items():
         if pool and isinstance(pool.engine, VllmEngine) and sampling.max_output_tokens >= pool.engine.max_model_len:
@@ -159,6 +163,17 @@ def _length_mistakes(recipe: Recipe) -> list[str]:
                 f"max_model_len of {pool.engine.max_model_len}; lower it"
             )
     return mistakes
+
+
+def _context_mistakes(name: str, pool: PoolConfig) -> list[str]:
+    engine = pool.engine
+    longest = context_tokens(engine.model) if isinstance(engine, VllmEngine) else None
+    if not isinstance(engine, VllmEngine) or longest is None or engine.max_model_len <= longest:
+        return []
+    return [
+        f"pools.{name}.engine.max_model_len: {engine.max_model_len} is more than the {longest} tokens that the model "
+        "was made for; lower it"
+    ]
 
 
 def _oracle_mistakes(recipe: Recipe, folder: Path) -> list[str]:

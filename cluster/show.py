@@ -11,13 +11,17 @@ from cluster.progress import NOT_MEASURED
 from cluster.report_files import RunFiles, arm_folder, number, open_run, read_metrics
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
+from generation.manifest import replay
 from generation.principles.model import Principle, principles_file, read_principles
 from generation.storage import Store
+from generation.visible import ShardReader
 
 WIDTH = 80
 MAX_CANDIDATES = 5
 MAX_REASONS = 12
 MAX_TEXT_CHARS = 400
+MAX_EXAMPLE_CHARS = 150
+UNITS_FOR_EXAMPLES = 8
 JOULES_PER_WATT_HOUR = 3600
 
 
@@ -87,8 +91,10 @@ def _principle(principle: Principle) -> list[str]:
 
 def _rows(folder: Store, wanted: int, seed: int) -> str:
     names = [name for name in folder.names(DATASET_FOLDER) if name.endswith(".parquet")]
-    if not names or not wanted:
-        return _section("rows", [])
+    if not wanted:
+        return "rows: none asked for"
+    if not names:
+        return "rows\n  no dataset yet: it is written once all rows are accepted"
     total, picked = _pick(folder, names, wanted, seed)
     lines: list[str] = []
     for row in picked:
@@ -127,12 +133,27 @@ def _rejections(files: RunFiles, arm: str) -> str:
         return _section("rejections", [])
     flows = next(iter(stages.values()))["in"]
     dropped.sort(key=lambda item: -item[0])
-    lines = [f"  {count:>9,}  {count / max(flows, 1):>6.1%}  {reason[:58]}" for count, reason in dropped[:MAX_REASONS]]
+    examples = _examples(arm_folder(files.run, arm))
+    lines: list[str] = []
+    for count, reason in dropped[:MAX_REASONS]:
+        lines.append(f"  {count:>9,}  {count / max(flows, 1):>6.1%}  {reason[:58]}")
+        if text := " ".join(examples.get(reason, "").split())[:MAX_EXAMPLE_CHARS]:
+            lines += _wrapped(text, " " * 21 + "such as ")
     if len(dropped) > MAX_REASONS:
         lines.append(
             f"  and {sum(c for c, _ in dropped[MAX_REASONS:]):,} for {len(dropped) - MAX_REASONS} other reasons"
         )
     return _section(f"rejections, of {flows:,} rows begun", lines or ["  none"])
+
+
+def _examples(folder: Store) -> dict[str, str]:
+    """`stage: reason` to what the model wrote, from the first units; curation's own reasons are not in them."""
+    reader, found = ShardReader(folder), dict[str, str]()
+    for place in list(replay(folder).state.places.values())[:UNITS_FOR_EXAMPLES]:
+        for row in reader.rows(place):
+            if row.status == "rejection":
+                found.setdefault(f"{row.stage}: {row.reason}", row.raw or row.input)
+    return found
 
 
 def _throughput(files: RunFiles, arm: str) -> str:

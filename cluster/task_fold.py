@@ -46,6 +46,7 @@ class TaskFold:
         count: Units folded.
         digest: Of these units and their files (`generation.visible`).
         dropped: `stage: reason` to count.
+        examples: `stage: reason` to what the model wrote in the first row dropped for it.
         given_up: Units of the prefix without rows.
         flows: Rows folded, of either status.
     """
@@ -69,6 +70,7 @@ class TaskFold:
         self.digest = ""
         self.flows = 0
         self.dropped: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self.given_up: list[str] = []
         self._kept: list[tuple[UnitPlace, int]] = []
         self._recent: deque[SeenUnit] = deque(maxlen=max(self._generation.patience_units, RECENT_UNITS))
@@ -126,7 +128,11 @@ class TaskFold:
         self.count += 1
         self.digest = extend_digest(self.digest, settled)
         self.flows += len(rows)
-        self.dropped.update(f"{v.stage}: {v.reason}" for v in verdicts if not v.kept)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            if not verdict.kept:
+                why = f"{verdict.stage}: {verdict.reason}"
+                self.dropped[why] += 1
+                self.examples.setdefault(why, row.raw or row.input)
         kept = [index for index, verdict in enumerate(verdicts) if verdict.kept]
         if settled.place is None:
             self.given_up.append(settled.unit)

@@ -16,6 +16,8 @@ from generation.principles.selection import Prober, select
 from generation.prompts.prompt_set import PromptSet
 from generation.task import Task
 
+EXCERPT_CHARS = 100
+
 log = logging.getLogger(__name__)
 
 
@@ -57,10 +59,20 @@ def find_principles(
 
 
 def _nothing_survived(task: Task, principles: Sequence[Principle], calls: int) -> str:
-    counts = Counter((p.reason or "none").split(" into ")[0] for p in principles if p.kind != "generate")
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common()) or "no candidate"
+    dropped = [p for p in principles if p.kind != "generate"]
+    examples = {_reason(p): " ".join(p.text.split())[:EXCERPT_CHARS] for p in reversed(dropped)}
+    counts = Counter(_reason(p) for p in dropped)
+    private = task.config.privacy == "private"  # a message may end in a log that others read
+    said = {reason: "" if private else f", such as {example!r}" for reason, example in examples.items()}
+    reasons = "".join(f"\n  {n:>9,}  {reason}{said[reason]}" for reason, n in counts.most_common())
     return (
-        f"principles: task '{task.name}': 0 of {sum(counts.values())} solve and check candidates from {calls} calls survived ({reasons}). "
-        "Read them in the run's journal; then give more seeds, more calls per level, a stronger large model, a lower "
-        "principles.min_solve_gain, or principles of your own in principles.from_file"
+        f"principles: task '{task.name}': 0 of {len(dropped)} solve and check candidates from {calls} calls\nsurvived. "
+        f"Dropped:{reasons or ' nothing, as there was no candidate'}\n"
+        "What the large model wrote is kept in the run's journal folder. What helps: more\n"
+        "seeds, more calls per level, a stronger large model, a lower\n"
+        "principles.min_solve_gain, or principles of your own in principles.from_file."
     )
+
+
+def _reason(principle: Principle) -> str:
+    return (principle.reason or "none").split(" into ")[0]

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from cluster.check import check_recipe, human
-from cluster.model_facts import model_facts
+from cluster.model_facts import context_tokens, model_facts
 from cluster.show import show_run
 from generation.engines.config import VllmEngine
 from generation.errors import RecipeError, StorageError
@@ -37,21 +37,43 @@ def test_the_gsm8k_recipe_is_checked_on_the_real_data() -> None:
     assert "200 seeds" in text
 
 
-def test_problems_of_data_models_and_principles_come_together(tmp_path: Path) -> None:
+def test_a_context_that_the_model_lacks_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(RecipeError, match="max_model_len: 100000 is more than the 512"):
+        check_recipe(MINIATURE, ["pools.small.engine.max_model_len=100000"])
+
+
+def test_rotary_embeddings_that_were_stretched_reach_further(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 32768, "rope_scaling": rope}))
+    assert context_tokens(str(tmp_path)) == 131072
+    assert context_tokens("owner/name") is None
+
+
+def test_prompts_that_an_engine_will_refuse_are_a_warning() -> None:
+    assert "will refuse" not in check_recipe(MINIATURE, [])
+    text = " ".join(check_recipe(MINIATURE, ["pools.small.engine.max_model_len=80"]).split())
+    assert "the longest draft prompt of arm direct has" in text
+    assert "more than max_model_len = 80, so the engine will refuse it" in text
+
+
+def test_a_large_model_without_work_is_not_spoken_of(tmp_path: Path) -> None:
+    lines = [{"task": task, "level": "task", "kind": "solve", "text": "sort"} for task in ("kilo", "lima")]
+    (tmp_path / "principles.jsonl").write_bytes(json_lines(lines))
+    text = check_recipe(MINIATURE, [f"principles.from_file={tmp_path}/principles.jsonl"])
+    assert "so no large model is started" in " ".join(text.split())
+    assert "large " not in text.partition("models")[2].partition("principles")[0]
+
+
+def test_problems_of_data_and_principles_come_together(tmp_path: Path) -> None:
     (tmp_path / "seeds.jsonl").write_text('{"input": "x"}\n')
     (tmp_path / "principles.jsonl").write_text('{"task": "other"}\n')
     overrides = [
         f"tasks.0.seeds={tmp_path}/seeds.jsonl",
         f"principles.from_file={tmp_path}/principles.jsonl",
-        "pools.small.engine.max_model_len=100000",
     ]
     with pytest.raises(RecipeError) as caught:
         check_recipe(MINIATURE, overrides)
-    for text in (
-        "seeds.jsonl:1: has no field 'output'",
-        "principles.jsonl",
-        "max_model_len: 100000 is more than the 512",
-    ):
+    for text in ("seeds.jsonl:1: has no field 'output'", "principles.jsonl"):
         assert text in str(caught.value)
 
 
@@ -103,7 +125,7 @@ def test_an_empty_run_shows_that_nothing_is_measured(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such run folder"):
         show_run(str(tmp_path / "none"))
     Store(str(tmp_path)).write_new("recipe.json", json_bytes({"recipe": {"generation": {"arms": ["psi"]}}}))
-    assert show_run(str(tmp_path)).count("not measured") == 5
+    assert show_run(str(tmp_path)).count("not measured") == 4
 
 
 def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) -> None:

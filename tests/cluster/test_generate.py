@@ -87,7 +87,9 @@ def test_a_target_that_grows_keeps_the_rows_that_were_there(tmp_path):
 
 def test_a_task_that_yields_nothing_ends_early_with_reasons_and_keeps_everything(tmp_path):
     run = fake.arm_run(tmp_path, generation={"accepted_rows": 1000, "patience_units": 8})
-    with pytest.raises(YieldError, match=r"task 'a': 0 of 1000 rows.*parse: no input tag \(\d+\)"):
+    with pytest.raises(
+        YieldError, match=r"task 'a': 0 of 1,000 rows accepted,\n0 of .*\n +\d+  parse: no input tag, such as '"
+    ):
         generate(run, fake.FakePool(fake.write_some(0.0)))
     assert 8 <= len(replay(run.store).state.places) <= 40
     with pytest.raises(YieldError):

@@ -57,7 +57,7 @@ def test_columns_and_answer_kind_are_guessed(
 def test_a_few_rows_are_all_seeds_and_many_leave_some_for_evaluation(tmp_path: Path) -> None:
     rows = [{"question": f"q{i}", "answer": i, "extra": "not copied"} for i in range(100)]
     message = init_recipe(InitRequest("few", csv_file(tmp_path, rows[:20]), directory=tmp_path))
-    assert "accuracy will be 'not measured'" in message
+    assert "accuracy is 'not measured'" in message
     assert load_recipe(tmp_path / "few").recipe.tasks[0].evaluation is None
     task = made(tmp_path, rows)
     assert len(load_evaluation(task)) == 25

@@ -32,13 +32,18 @@ kind = "scripted"
 [pools.small.engine]
 kind = "vllm"
 model = "model"
-max_model_len = 2048
+max_model_len = 512
 
 [principles]
 sampling = { max_output_tokens = 64 }
 
 [generation]
 accepted_rows = 100
+draft = { max_output_tokens = 64 }
+answer = { max_output_tokens = 64 }
+
+[evaluation]
+sampling = { max_output_tokens = 64, temperature = 0.0 }
 """
 
 
@@ -254,5 +259,6 @@ def test_a_preview_is_a_run_of_its_own_without_other_arms(folder: Path) -> None:
     preview = preview_of(loaded, 50).recipe
     assert preview.generation.accepted_rows == 50
     assert preview.generation.arms == ("psi",)
+    assert preview.generation.flows_per_unit < loaded.recipe.generation.flows_per_unit
     assert preview.run.output == f"{loaded.recipe.run.output}-preview"
     assert preview.run.scratch == f"{loaded.recipe.run.output}-preview/scratch"

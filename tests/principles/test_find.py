@@ -134,7 +134,7 @@ def test_nothing_found_ends_with_the_counts_and_what_to_do(tmp_path):
         find(tmp_path, LocalPool(lambda request: "len 4-6" if request.text.endswith("words") else "double last"))
     message = str(caught.value)
     assert "principles: task 'kilo': 0 of 3 solve and check candidates" in message
-    assert "no gain alone: 3" in message
+    assert "3  utility: no gain alone, such as 'double last'" in message
     assert "principles.from_file" in message
 
 
