@@ -37,8 +37,10 @@ def read_chat(value: Any) -> Completion:
         return refused(f"not a chat completion: {type(error).__name__}: {error}")
     finish: FinishReason = reason if reason in ("stop", "length") else "error"
     error = f"the endpoint ended the request with '{reason}'" if finish == "error" else ""
+    # JSON may hold half of a surrogate pair, which no file of ours can.
+    readable = text.encode("utf-8", "replace").decode()
     return Completion(
-        "" if error else text,
+        "" if error else readable,
         finish,
         int(usage.get("prompt_tokens") or 0),
         int(details.get("cached_tokens") or 0),

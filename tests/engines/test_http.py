@@ -226,6 +226,11 @@ def test_endings_other_than_stop_and_length_are_errors():
     assert read_chat(value) == Completion("", "error", error="the endpoint ended the request with 'content_filter'")
 
 
+def test_half_a_surrogate_pair_becomes_text_that_files_can_hold():
+    value = json.loads('{"choices": [{"message": {"content": "a \\ud800 b"}, "finish_reason": "stop"}]}')
+    assert read_chat(value).text == "a ? b"
+
+
 def test_waits_double_until_a_minute_and_what_the_server_asks_wins():
     assert [0.25 * 2**n <= wait_seconds(n, None) <= 0.5 * 2**n for n in range(7)] == [True] * 7
     assert wait_seconds(50, None) <= 60
