@@ -1,8 +1,9 @@
 """The parts of a recipe that say which engine serves a model, and how many of it there are. Data only: imports no engine."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from generation.config import Count, Section
 
@@ -56,6 +57,16 @@ class HttpEngine(Section):
     max_in_flight: Count = 64
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        # The run folder, error messages and the report show the URL.
+        if "@" in urlsplit(value).netloc or urlsplit(value).query:
+            raise ValueError(
+                "holds a user, a password or a query, which may be secrets; name the key's variable in api_key_env"
+            )
+        return value
 
 
 class ScriptedEngine(Section):
