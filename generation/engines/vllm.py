@@ -209,6 +209,7 @@ def engine_arguments(config: VllmEngine, *, on_cpu: bool) -> dict[str, Any]:
         "revision": config.revision,
         "tokenizer_revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
+        "load_format": "safetensors",  # never pickles, which a model from elsewhere may hold
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": config.dtype,

@@ -96,6 +96,11 @@ def test_settings_that_decide_throughput_are_explicit():
     assert len(seeds) == 5
 
 
+def test_pickled_weights_are_never_loaded():
+    config = VllmEngine.model_validate({"model": "m", **SETTINGS})
+    assert engine_arguments(config, on_cpu=True)["load_format"] == "safetensors"
+
+
 def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):
     engine = build_engine(VllmEngine(model=str(tmp_path)))
     with pytest.raises(EngineError, match=f"{tmp_path}: there is no config.json"):
