@@ -108,15 +108,17 @@ def ask_large(calls: Sequence[FlowCall], large: Ask, journal: Journal, token_bud
     replayed = {call.key: journal.replay(call) for call in calls}
     results = [result for result in replayed.values() if result is not None]
     left = [FlowCall(call.key, journalled, (call, journal)) for call in calls if replayed[call.key] is None]
-    if left:
-        spent = journal.tokens(STAGE)
-        if spent >= token_budget:
-            raise BudgetError(
-                f"principles: the large model has used {spent} of {token_budget} tokens and {len(left)} of {len(calls)} "
-                "calls are not answered; raise principles.large_token_budget and run the same command again"
-            )
+    spent = journal.tokens(STAGE) if left else 0
+    if left and spent < token_budget:
         results += large(left, token_budget=token_budget - spent)
-    return values_of(results)
+    answered = [result for result in results if not isinstance(result.error, BudgetError)]
+    if len(answered) < len(calls):
+        raise BudgetError(
+            f"principles: the large model has used {journal.tokens(STAGE)} of {token_budget} tokens, and {len(calls) - len(answered)}"
+            f" of {len(calls)} calls are not answered, as the next may need more than is left; raise"
+            " principles.large_token_budget and run the same command again"
+        )
+    return values_of(answered)
 
 
 def mine_candidates(

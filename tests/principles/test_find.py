@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from generation.config import AnswerConfig, LevelConfig, PrinciplesConfig, SamplingConfig, TaskConfig
-from generation.engines.base import Request
+from generation.engines.base import Request, Sampling
+from generation.engines.config import ScriptedEngine
+from generation.engines.scripted import ScriptedModel
 from generation.errors import BudgetError, SeedError, YieldError
+from generation.flows import FlowCall
 from generation.journal import Journal
-from generation.principles.ask import Asks
+from generation.principles.ask import Asks, ask_once
 from generation.principles.find import find_principles
+from generation.principles.mine import STAGE, ask_large
 from generation.principles.model import Principle
 from generation.prompts.prompt_set import load_prompt_set
+from generation.pump import Pump
 from generation.storage import Store
 from generation.task import Seed, Task
 from recipes.miniature import world
@@ -127,6 +132,20 @@ def test_the_budget_of_the_large_model_counts_over_restarts(tmp_path):
             LocalPool(large()),
             CONFIG.model_copy(update={"large_token_budget": spent, "sampling": SamplingConfig(max_output_tokens=17)}),
         )
+
+
+def test_a_budget_that_ends_half_way_says_so_and_what_was_answered_is_not_asked_again(tmp_path):
+    calls = [
+        FlowCall(str(i), ask_once, (Request("", f"seven words in all with number {i}", Sampling(1), STAGE),))
+        for i in range(6)
+    ]
+    journal, pump = Journal(Store(str(tmp_path))), Pump(ScriptedModel(ScriptedEngine(kind="scripted")))
+    pump.start()
+    with pytest.raises(BudgetError, match="16 of 20 tokens, and 4 of 6 calls are not answered"):
+        ask_large(calls, pump.ask, journal, 20)
+    assert len(ask_large(calls, pump.ask, journal, 48)) == 6
+    assert pump.stats().by_stage[STAGE]["requests"] == 6
+    pump.stop()
 
 
 def test_nothing_found_ends_with_the_counts_and_what_to_do(tmp_path):
