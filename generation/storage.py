@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,21 @@ class Store:
         return Path(self.path(relative))
 
     def exists(self, relative: str) -> bool:
-        """Whether a file or folder is there."""
-        info: Any = self.filesystem.get_file_info(self.path(relative))
+        """Whether a file or folder is there.
+
+        Raises:
+            StorageError: That cannot be told.
+        """
+        info: Any = self._look(relative, self.path(relative))
         return info.type != fs.FileType.NotFound
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files directly in a folder, sorted; empty where it does not exist."""
-        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
-        infos: Any = self.filesystem.get_file_info(selector)
+        """Names of the files directly in a folder, sorted; empty where it does not exist.
+
+        Raises:
+            StorageError: The folder cannot be read.
+        """
+        infos: Any = self._look(folder, fs.FileSelector(self.path(folder), allow_not_found=True))
         return sorted(i.base_name for i in infos if i.type == fs.FileType.File and not i.base_name.startswith("."))
 
     def read(self, relative: str) -> bytes:
@@ -86,16 +93,8 @@ class Store:
             FileExistsError: Somebody else wrote it first.
             StorageError: It cannot be written.
         """
-        try:
-            target = self.local(relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self._beside(target) as temporary:
-                _write_durably(temporary, content)
-                os.link(temporary, target)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
+        with self._written(relative, content) as (temporary, target):
+            os.link(temporary, target)
 
     def replace(self, relative: str, content: bytes) -> None:
         """Write a file whether it exists or not; readers see the old or the new one, whole.
@@ -103,14 +102,8 @@ class Store:
         Raises:
             StorageError: It cannot be written.
         """
-        try:
-            target = self.local(relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with self._beside(target) as temporary:
-                _write_durably(temporary, content)
-                temporary.replace(target)
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
+        with self._written(relative, content) as (temporary, target):
+            temporary.replace(target)
 
     def read_json(self, relative: str) -> Any:
         """A JSON file."""
@@ -120,20 +113,47 @@ class Store:
         """A JSONL file."""
         return [json.loads(line) for line in self.read(relative).splitlines() if line.strip()]
 
+    def _look(self, relative: str, what: Any) -> Any:
+        try:
+            return self.filesystem.get_file_info(what)
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{relative}: cannot read: {error}") from error
+
     def _resolved(self) -> tuple[fs.FileSystem, str]:
         if "://" not in self.uri:
             return fs.LocalFileSystem(), str(Path(self.uri).absolute())
-        filesystem, path = fs.FileSystem.from_uri(self.uri)
+        try:
+            filesystem, path = fs.FileSystem.from_uri(self.uri)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{self.uri}: cannot be opened: {error}; check run.output") from error
         return filesystem, path.rstrip("/")
 
     @contextmanager
-    def _beside(self, target: Path) -> Generator[Path]:
+    def _written(self, relative: str, content: bytes) -> Generator[tuple[Path, Path]]:
+        """The content in a temporary file, and its final path beside it."""
+        if not self.is_local:
+            raise StorageError(f"{self.uri}: only local and mounted filesystems can be written; set run.output to one")
+        target = Path(self.path(relative))
         # Not mkstemp: its files are readable by their owner alone, and a run on a shared filesystem has other readers.
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
         try:
-            yield temporary
+            _make_folder(target.parent)
+            _write_durably(temporary, content)
+            yield temporary, target
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # it is gone after a replace, and never was where its folder could not be made
+                temporary.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # to a writer, that would say that its own file is there
+        raise NotADirectoryError(*error.args) from error
 
 
 def _write_durably(path: Path, content: bytes) -> None:
