@@ -19,7 +19,7 @@ def prompts_too_long(loaded: LoadedRecipe, tasks: Sequence[Task], principles: Se
     Args:
         loaded: The recipe.
         tasks: Its tasks.
-        principles: Those of `principles.from_file`. Without them, psi prompts are measured without principles.
+        principles: Those of `principles.from`. Without them, psi prompts are measured without principles.
     """
     recipe, prompts = loaded.recipe, load_prompt_set(loaded.recipe.prompts, loaded.folder)
     found: list[str] = []

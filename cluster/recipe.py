@@ -57,7 +57,7 @@ class PoolsConfig(Section):
     """The engines, by stage."""
 
     large: PoolConfig | None = None
-    """Writes principles. Not needed with `principles.from_file`, nor by the arms base and direct."""
+    """Writes principles. Not needed with `principles.from`, nor by the arms base and direct."""
     small: PoolConfig
     """Writes instances; the model that is trained."""
 

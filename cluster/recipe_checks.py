@@ -42,7 +42,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[st
         for key in ("seeds", "evaluation"):
             task[key] = _existing(folder, task[key], f"tasks.{index}.{key}", mistakes)
     principles = values["principles"]
-    principles["from_file"] = _existing(folder, principles["from_file"], "principles.from_file", mistakes)
+    principles["from_file"] = _existing(folder, principles["from_file"], "principles.from", mistakes)
     for name, pool in values["pools"].items():
         if pool and pool["engine"]["kind"] == "vllm":
             pool["engine"]["model"] = _model(folder, pool["engine"]["model"], name, mistakes)
@@ -116,7 +116,7 @@ def _principle_mistakes(recipe: Recipe) -> list[str]:
         return []
     return [
         "pools.large: is missing, and the psi arm needs principles; add a large model, or name a file of principles "
-        "in principles.from_file, or leave psi out of generation.arms"
+        "in principles.from, or leave psi out of generation.arms"
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from generation.errors import RecipeError
 
-PATH_FIELDS = {"seeds", "evaluation", "model", "from_file", "prompts"}
+PATH_FIELDS = {"seeds", "evaluation", "model", "from", "from_file", "prompts"}
 TEXT_FIELDS = {
     "name",
     "description",

@@ -6,7 +6,7 @@ A field is *identity* (it decides what the run is, is hashed, and cannot change 
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -114,7 +114,7 @@ class PrinciplesConfig(Section):
 
     operations = frozenset({"large_token_budget"})
 
-    from_file: str | None = None
+    from_file: str | None = Field(default=None, validation_alias=AliasChoices("from", "from_file"))
     """JSONL of `{"task", "level", "kind", "text"}` to use instead of a large model."""
     large_token_budget: Count = 200_000
     """Prompt plus output tokens of the large model, per run, over all restarts."""

@@ -40,7 +40,7 @@ def make_bundles(
     if not active:
         raise YieldError(
             f"principles: task '{task.name}' has no active principle, so the psi arm cannot start; "
-            "see `psi show` for why candidates were retired, or name a file in principles.from_file"
+            "see `psi show` for why candidates were retired, or name a file in principles.from"
         )
     demonstrations = [_spread(task.split("demo"), b, config.demonstrations) for b in range(config.bundles)]
     return _distinct(

@@ -41,7 +41,7 @@ def find_principles(
     """
     if not task.split("mine"):
         raise SeedError(
-            f"principles: task '{task.name}' has no seed in the split 'mine'; add seeds, or set principles.from_file"
+            f"principles: task '{task.name}' has no seed in the split 'mine'; add seeds, or set principles.from"
         )
     mistakes = find_mistakes(task, config, prompts, asks.small, journal)
     calls = mining_calls(task, config, prompts, mistakes, rng_seed)
@@ -70,7 +70,7 @@ def _nothing_survived(task: Task, principles: Sequence[Principle], calls: int) -
         f"Dropped:{reasons or ' nothing, as there was no candidate'}\n"
         "What the large model wrote is kept in the run's journal folder. What helps: more\n"
         "seeds, more calls per level, a stronger large model, a lower\n"
-        "principles.min_solve_gain, or principles of your own in principles.from_file."
+        "principles.min_solve_gain, or principles of your own in principles.from."
     )
 
 

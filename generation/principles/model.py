@@ -122,7 +122,7 @@ def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"principles.from_file: {path}: cannot read: {error}") from error
+        raise RecipeError(f"principles.from: {path}: cannot read: {error}") from error
     loaded: dict[str, Principle] = {}
     wrong: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -138,7 +138,7 @@ def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:
     covered = {p.task for p in loaded.values()}
     wrong += [f"no principle for task '{task}'" for task in tasks if not wrong and task not in covered]
     if wrong:
-        raise RecipeError(f"principles.from_file: {path}:\n  " + "\n  ".join(wrong))
+        raise RecipeError(f"principles.from: {path}:\n  " + "\n  ".join(wrong))
     return list(loaded.values())
 
 
@@ -154,7 +154,7 @@ def _from_line(line: str, tasks: Sequence[str]) -> Principle | str:
     task, level, kind, text = (value[key].strip() for key in ("task", "level", "kind", "text"))
     return Principle(
         principle_id(task, level, kind, text), task, level, kind, text,
-        when=value.get("when", "").strip(), model="file", status="active", reason="from principles.from_file",
+        when=value.get("when", "").strip(), model="file", status="active", reason="from principles.from",
     )  # fmt: skip
 
 

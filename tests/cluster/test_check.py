@@ -59,7 +59,7 @@ def test_prompts_that_an_engine_will_refuse_are_a_warning() -> None:
 def test_a_large_model_without_work_is_not_spoken_of(tmp_path: Path) -> None:
     lines = [{"task": task, "level": "task", "kind": "solve", "text": "sort"} for task in ("kilo", "lima")]
     (tmp_path / "principles.jsonl").write_bytes(json_lines(lines))
-    text = check_recipe(MINIATURE, [f"principles.from_file={tmp_path}/principles.jsonl"])
+    text = check_recipe(MINIATURE, [f"principles.from={tmp_path}/principles.jsonl"])
     assert "so no large model is started" in " ".join(text.split())
     assert "large " not in text.partition("models")[2].partition("principles")[0]
 
@@ -69,7 +69,7 @@ def test_problems_of_data_and_principles_come_together(tmp_path: Path) -> None:
     (tmp_path / "principles.jsonl").write_text('{"task": "other"}\n')
     overrides = [
         f"tasks.0.seeds={tmp_path}/seeds.jsonl",
-        f"principles.from_file={tmp_path}/principles.jsonl",
+        f"principles.from={tmp_path}/principles.jsonl",
     ]
     with pytest.raises(RecipeError) as caught:
         check_recipe(MINIATURE, overrides)

@@ -131,12 +131,12 @@ def test_all_sections_that_do_not_fit_each_other_are_reported_at_once(folder: Pa
     found = "\n".join(
         mistakes(
             folder, "generation.answer.max_output_tokens=5000", "generation.voting.rounds=[4, 2]", "evaluation.oracle=a.py",
-            "principles.levels={other = {prompt = 'nope', evidence = 'pair'}}", "principles.from_file=no.jsonl",
+            "principles.levels={other = {prompt = 'nope', evidence = 'pair'}}", "principles.from=no.jsonl",
         )
     )  # fmt: skip
     for line in (
         f"tasks.1.seeds: nope.jsonl does not exist in {folder}",
-        "principles.from_file: no.jsonl does not exist",
+        "principles.from: no.jsonl does not exist",
         "tasks.1.name: kilo is the name of an earlier task",
         "tasks.1.answer.labels: two labels are equal but for case",
         "tasks.1.answer.pattern: '(' is no regular expression",
@@ -152,7 +152,7 @@ def test_psi_needs_a_large_model_or_a_file_of_principles(folder: Path) -> None:
     assert mistakes(folder)[0].startswith("  pools.large: is missing, and the psi arm needs principles")
     assert load_recipe(folder, ['generation.arms=["base", "direct"]']).recipe.pools.large is None
     (folder / "principles.jsonl").touch()
-    assert load_recipe(folder, ["principles.from_file=principles.jsonl"]).recipe.principles.from_file is not None
+    assert load_recipe(folder, ["principles.from=principles.jsonl"]).recipe.principles.from_file is not None
 
 
 def test_levels_must_name_templates_of_the_prompt_set(folder: Path) -> None:

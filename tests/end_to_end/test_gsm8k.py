@@ -55,7 +55,7 @@ def overrides(folder: Path) -> list[str]:
         "evaluation.sampling.max_output_tokens=32",
         "pools.large.gpus=0", "pools.small.gpus=0", "pools.small.cpus=1", "pools.small.replicas=1",
         "training.ranks=1", "training.gpus_per_rank=0",
-        f"principles.from_file={principles}",
+        f"principles.from={principles}",
         "generation.demonstrations=0", 'generation.arms=["psi"]',
         "generation.flows_per_unit=32", "generation.patience_units=4",
         f"run.output={folder}/run",

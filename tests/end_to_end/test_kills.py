@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRun]:
     lengths = {"task": "kilo", "level": "instance", "kind": "generate", "text": "len 4-6"}
     principles = folder / "principles.jsonl"
     principles.write_text(f"{json.dumps(rule)}\n{json.dumps(lengths)}\n")
-    overrides = [*OVERRIDES, f"principles.from_file={principles}"]
+    overrides = [*OVERRIDES, f"principles.from={principles}"]
     with live_run(ROOT / "recipes/miniature/recipe.toml", overrides, folder / "run") as live:
         yield live
 

@@ -45,7 +45,7 @@ def test_twenty_rows_of_a_csv_become_a_recipe_and_a_preview_to_look_at(tmp_path:
     assert all(len(line) <= 80 for line in said.splitlines())
 
     # An ordinary chat model needs none of these: the miniature's models speak a language of their own.
-    own = [f"prompts={MINIATURE}/prompts", "principles.from_file=principles.jsonl"]
+    own = [f"prompts={MINIATURE}/prompts", "principles.from=principles.jsonl"]
     said = psi(tmp_path, "check", "mytask", *own)
     assert said.startswith("mytask: no mistakes")
     assert "will refuse" not in said
