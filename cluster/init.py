@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from cluster.guess import Guess, guess_task, read_columns
+from cluster.model_facts import context_tokens
 from generation.config import TASK_NAME, AnswerConfig, FieldsConfig, TaskConfig
 from generation.errors import RecipeError
 from generation.seeds import load_tasks
@@ -139,8 +140,9 @@ def _sizes(pool: str, model: str) -> dict[str, Any]:
     folder = Path(model).expanduser()
     context = 16384 if pool == "large" else 4096
     if folder.is_dir():
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        context = min(context, int(config.get("max_position_embeddings", context)))
+        if not (folder / "config.json").is_file():
+            raise RecipeError(f"--{pool}: {folder} holds no config.json; name a Hugging Face model folder or a hub id")
+        context = min(context, context_tokens(str(folder)) or context)
     return {
         "model": str(folder.absolute()) if folder.is_dir() else model,
         "max_model_len": context,

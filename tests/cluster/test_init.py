@@ -120,3 +120,11 @@ def test_gsm8k_is_understood_as_it_is(tmp_path: Path) -> None:
     assert task.config.answer.kind == "number"
     assert task.seeds[0].rationale
     assert task.seeds[0].output.lstrip("-").replace(".", "").isdigit()
+
+
+def test_a_model_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    rows = csv_file(tmp_path, [{"question": f"q{i}", "answer": i} for i in range(20)])
+    with pytest.raises(RecipeError, match=r"--small: .*empty holds no config\.json"):
+        init_recipe(InitRequest("mine", rows, directory=tmp_path, small=str(tmp_path / "empty")))
+    assert not (tmp_path / "mine").exists()
