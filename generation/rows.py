@@ -1,7 +1,7 @@
 """Rows as replicas write them: instances and rejections, their Arrow schema and their ids."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -80,7 +80,8 @@ def row_id(run: str, unit: str, index: int) -> str:
 
 def rows_to_batch(rows: Sequence[Row]) -> pa.RecordBatch:
     """Rows as one record batch of `ROW_SCHEMA`."""
-    return pa.RecordBatch.from_pylist([asdict(row) for row in rows], schema=ROW_SCHEMA)
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in ROW_SCHEMA]
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
 
 
 def batch_to_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:

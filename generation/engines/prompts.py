@@ -24,9 +24,21 @@ class PromptEncoder:
         self._strips = f" {_MARKER} " not in framed
         self._before, _, self._after = self._framed(_MARKER).partition(_MARKER)
         self._heads: OrderedDict[str, list[int] | None] = OrderedDict()
+        self._last: tuple[str, str, list[int]] | None = None
 
     def encode(self, prefix: str, text: str) -> list[int]:
-        """Token ids of the prompt of a user message `prefix + text`."""
+        """Token ids of the prompt of a user message `prefix + text`. Blind answers ask the same in a row, which is encoded once."""
+        if self._last is None or self._last[:2] != (prefix, text):
+            self._last = (prefix, text, self._encode(prefix, text))
+        return list(self._last[2])
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """Completions as texts, without special tokens."""
+        if not ids:  # the tokenizer takes an empty list for one empty sequence
+            return []
+        return self._tokenizer.batch_decode([list(one) for one in ids], skip_special_tokens=True)
+
+    def _encode(self, prefix: str, text: str) -> list[int]:
         if prefix not in self._heads:
             self._heads[prefix] = self._stable_head(prefix, text)
             if len(self._heads) > _MAX_HEADS:
@@ -34,12 +46,6 @@ class PromptEncoder:
         self._heads.move_to_end(prefix)
         head = self._heads[prefix]
         return self._whole(prefix, text) if head is None else head + self._tail(text)
-
-    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Completions as texts, without special tokens."""
-        if not ids:  # the tokenizer takes an empty list for one empty sequence
-            return []
-        return self._tokenizer.batch_decode([list(one) for one in ids], skip_special_tokens=True)
 
     def _stable_head(self, prefix: str, text: str) -> list[int] | None:
         head = self._bos + self._ids(self._before + (prefix.lstrip() if self._strips else prefix))

@@ -80,6 +80,7 @@ class PromptSet:
         return Environment(
             loader=FileSystemLoader(self.folder),
             undefined=StrictUndefined,
+            auto_reload=False,  # a look at the file for each prompt, which a shared filesystem makes slow
             keep_trailing_newline=True,
             trim_blocks=True,
             lstrip_blocks=True,
