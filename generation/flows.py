@@ -91,11 +91,6 @@ class FlowPool:
         self._by_request: dict[int, tuple[_Running, int, str]] = {}
         self._results: list[FlowResult] = []
 
-    @property
-    def open_requests(self) -> int:
-        """Requests handed out and not yet answered."""
-        return len(self._by_request)
-
     def start(self, call: FlowCall) -> list[tuple[int, Request]]:
         """Start a flow; returns its first requests with their ids."""
         try:

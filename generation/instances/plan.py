@@ -5,10 +5,7 @@ Everything a unit's requests depend on is in its record, so a unit can be done a
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from random import Random
 from typing import Any
-
-from generation.storage import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +94,21 @@ def parse_unit_id(unit: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FlowPlan:
-    """One flow of a unit: which cell it works on, with which random numbers.
+    """One flow of a unit: which cell it works on.
 
     Attributes:
         unit: Unit id.
         index: Place in the unit.
         cell: The cell.
-        rng: Seeded by (unit, index); decides nothing but what goes into requests.
     """
 
     unit: str
     index: int
     cell: Cell
-    rng: Random
 
 
 def unit_flows(record: PlanRecord, unit_number: int) -> list[FlowPlan]:
     """The flows of one unit."""
     unit = unit_id(record.index, unit_number)
     first = unit_number * record.flows_per_unit
-    return [
-        FlowPlan(unit, i, record.cells[(first + i) % len(record.cells)], Random(digest(unit, str(i))))
-        for i in range(record.flows_per_unit)
-    ]
+    return [FlowPlan(unit, i, record.cells[(first + i) % len(record.cells)]) for i in range(record.flows_per_unit)]

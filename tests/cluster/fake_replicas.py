@@ -150,7 +150,7 @@ def write_some(accept: float) -> Write:
     def write(plan: FlowPlan, record: PlanRecord) -> Row:
         text = digest(plan.unit, str(plan.index), str(time.monotonic_ns()))[:12]
         base = (row_id("test", plan.unit, plan.index), plan.unit, plan.index, record.task)
-        if plan.rng.random() >= accept:
+        if Random(f"{plan.unit} {plan.index}").random() >= accept:
             return Row(*base, "rejection", "parse", "no input tag", raw=text)
         return Row(*base, "instance", input=text, answer="yes", rationale="because", bundle=record.bundle.bundle_id)
 

@@ -1,7 +1,6 @@
 import json
 import pickle
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -33,9 +32,7 @@ def write(reply: Reply, label: str | None = None, seen: set[str] = frozenset(), 
     cell = Cell("c", "DRAFT", label=label)
     record = PlanRecord(3, "t", 0, Bundle("b", ("p1", "p2"), "D:", "A:"), (cell,), 1, 4)
     pool = LocalPool(reply)
-    call = FlowCall(
-        "k", write_instance, (FlowPlan("000003-000000", 2, cell, Random(0)), record, context(**kwargs), seen)
-    )
+    call = FlowCall("k", write_instance, (FlowPlan("000003-000000", 2, cell), record, context(**kwargs), seen))
     (result,) = pool.ask([call])
     assert result.error is None
     return result.value, pool.asked
