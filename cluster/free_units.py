@@ -1,6 +1,7 @@
 """The units that nobody works on, by plan record, and which of them a replica should get next. Pure."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -57,7 +58,8 @@ class FreeUnits:
         same = [record for record in oldest if self._waves[record].bundle == bundle]
         if same or not oldest:
             return same[0] if same else None
-        return min(oldest, key=lambda record: others.count(self._waves[record].bundle))
+        working = Counter(others)
+        return min(oldest, key=lambda record: working[self._waves[record].bundle])
 
     def take(self, record: int, size: int, usable: Callable[[str], bool], alone: Callable[[str], bool]) -> list[str]:
         """At most `size` usable units of a record, in plan order; one that is better alone comes last. Drops what is not usable."""

@@ -12,7 +12,8 @@ def summed_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Cross entropy summed over the supervised tokens of a micro-batch, float32.
 
     A rank scales it by `ranks / supervised tokens of the whole step`; averaged over ranks by DeepSpeed, the gradient is that of the mean
-    over all supervised tokens. Logits are computed where a token is supervised only: with a large vocabulary they are most of the memory.
+    over all supervised tokens. Logits are computed where a token is supervised only: those of 4,096 tokens and a vocabulary of
+    128,000 would take 2.1 GB in float32.
 
     Args:
         model: The DeepSpeed engine or a Hugging Face causal model.

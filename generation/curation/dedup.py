@@ -22,7 +22,7 @@ class NearDuplicates:
     that share a band value with it: the smallest plan index per value wins, and the work shards by value.
 
     Inputs with fewer than five words have no 5-gram and are never near duplicates. Memory: about 1.2 kB plus 8 bytes a word for each
-    input with five words or more, nothing for shorter ones.
+    input with five words or more (`benchmarks/curation.py`), nothing for shorter ones.
 
     Args:
         threshold: Jaccard similarity of the sets of word 5-grams. Of the pairs right at it, nine in ten are found (at 0.8: 14 bands of

@@ -72,7 +72,7 @@ class CopyFinder:
         for number, shared in self._shared_words(content).items():
             seed = self._seeds[number]
             needed = self._threshold * (seed.length + len(content)) / 2
-            # The words in common, whatever their order, bound the subsequence from above and cost far less.
+            # The words in common, whatever their order, bound the subsequence from above.
             if shared >= needed and _lcs_length(seed, content) >= needed:
                 return "nearly a copy of a seed"
         return None

@@ -56,7 +56,8 @@ class Verdict:
 class CausalFold:
     """Folds the rows of one task in plan order. After a restart, fold again from the first row.
 
-    Memory for each candidate: about 100 bytes for its key, and what `NearDuplicates` holds for inputs of five words or more.
+    Memory for each candidate: about 200 bytes for its key and opening (`benchmarks/curation.py`), and what `NearDuplicates` holds for
+    inputs of five words or more.
 
     Args:
         config: The recipe's section.
