@@ -22,7 +22,10 @@ def claim(folder, number: int, **values) -> None:
 
 def test_a_second_driver_hears_who_the_first_one_is(tmp_path):
     store = Store(str(tmp_path))
-    with DriverLock(store), pytest.raises(RunLockedError, match=f"process {os.getpid()} on {socket.gethostname()} since"):
+    with (
+        DriverLock(store),
+        pytest.raises(RunLockedError, match=f"process {os.getpid()} on {socket.gethostname()} since"),
+    ):
         DriverLock(store).__enter__()
 
 
