@@ -51,6 +51,11 @@ class Asking:
         """Whether every call has a result."""
         return not self._waiting and not self._open
 
+    @property
+    def num_results(self) -> int:
+        """Calls that have one."""
+        return len(self._results)
+
     def next_chunk(self) -> Chunk | None:
         """Calls to send to a replica that has room for them."""
         if not self._waiting:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from cluster.generate import generate_stage
@@ -20,10 +20,13 @@ from cluster.stage_pools import StagePools
 from cluster.stages import evaluate_stage, principles_stage, train_stage
 from generation.curation.decontaminate import contaminated_seeds
 from generation.dataset import DATASET_FOLDER
+from generation.errors import GaveUpError, RunLockedError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.seeds import load_evaluation
 from generation.storage import Store
 from generation.task import Task
+
+LOCK_POLL_SECONDS = 1.0
 
 STAGES = ("principles", "generate", "train", "evaluate", "report")
 
@@ -34,44 +37,76 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES) -> Store:
     Returns:
         The run folder.
     """
-    unlocked = set(stages) <= {"report"}
-    if unlocked:
+    line = ProgressLine(sys.stderr, time.monotonic)
+    try:
         store = Store(loaded.recipe.run.output)
-        build_report(store)
-        return store
-    if "train" in stages and "generate" not in stages:
-        _await_datasets(loaded)
-    with _opened(loaded) as run:
-        _run_stages(run, stages)
+        if set(stages) != {"report"}:
+            patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
+            with _opened(loaded, line, patience) as run:
+                _run_stages(run, stages)
         if "report" in stages:
-            run.line.say(f"report: {build_report(run.store)}")
-            run.line.say(summary_table(read_report(run.store)))
-        return run.store
+            build_report(store)
+            line.say(summary_table(read_report(store)))
+        _refuse_given_up(store)
+        return store
+    finally:
+        line.close()
 
 
-def _await_datasets(loaded: LoadedRecipe) -> None:
-    """Wait for the datasets to train on, which another driver may be generating: before this one claims the run."""
+def _await_datasets(loaded: LoadedRecipe, line: ProgressLine) -> float:
+    """Wait for the datasets to train on, which another driver may be generating; returns the seconds that are left for it to let go."""
     from cluster.train_job import await_sealed
 
-    store, deadline = Store(loaded.recipe.run.output), loaded.recipe.training.dataset_deadline_seconds
+    store, patience = Store(loaded.recipe.run.output), loaded.recipe.training.dataset_deadline_seconds
+    deadline = time.monotonic() + patience
     for arm in set(TRAINED_ARMS) & set(loaded.recipe.generation.arms):
-        await_sealed(arm_folder(store, arm).child(DATASET_FOLDER).uri, deadline)
+        dataset = arm_folder(store, arm).child(DATASET_FOLDER)
+        if not dataset.exists("SEALED.json"):
+            line.say(f"train: waiting up to {patience:.0f} s for {dataset.uri} to be sealed by `psi generate`")
+        await_sealed(dataset.uri, deadline - time.monotonic())
+    return deadline - time.monotonic()
 
 
 @contextmanager
-def _opened(loaded: LoadedRecipe) -> Generator[OpenRun]:
+def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -> Generator[OpenRun]:
     """Read and check everything that needs no engine, claim the run and join the cluster."""
     tasks = tuple(load_tasks(loaded))
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
     store = Store(loaded.recipe.run.output)
-    line = ProgressLine(sys.stderr, time.monotonic)
-    try:
-        with DriverLock(store):
-            check_against_run(store, loaded)
-            with ray_session(loaded.recipe.cluster):
-                yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line)
-    finally:
-        line.close()
+    with ExitStack() as stack:
+        _claim(store, stack, time.monotonic() + patience_seconds)
+        check_against_run(store, loaded)
+        stack.enter_context(ray_session(loaded.recipe.cluster))
+        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line)
+
+
+def _claim(store: Store, stack: ExitStack, deadline: float) -> None:
+    """Take the driver's lock; until the deadline, wait for another driver to let go of it."""
+    while True:
+        try:
+            stack.enter_context(DriverLock(store))
+            return
+        except RunLockedError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _refuse_given_up(store: Store) -> None:
+    """A run that gave up on units says so at its end, also where it reached its target without them.
+
+    Raises:
+        GaveUpError: Some were given up.
+    """
+    names = [name for name in store.names("stages") if name.startswith("generate-")]
+    given_up = {
+        unit: why for name in names for unit, why in store.read_json(f"stages/{name}").get("given_up", {}).items()
+    }
+    if given_up:
+        listed = "; ".join(f"{unit}: {why}" for unit, why in sorted(given_up.items())[:10])
+        raise GaveUpError(
+            f"{store.uri}: {len(given_up)} units were given up and are not in the dataset ({listed}); the rest is complete"
+        )
 
 
 def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> tuple[Task, ...]:
@@ -91,7 +126,8 @@ def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> t
 
 def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     with StagePools(run.recipe) as pools:
-        principles = principles_stage(run, pools) if {"principles", "generate"} & set(stages) else []
+        wanted = tuple(stages) == ("principles",) or ("generate" in stages and "psi" in run.trained_arms)
+        principles = principles_stage(run, pools) if wanted else []
         if "generate" in stages:
             for arm in run.trained_arms:
                 generate_stage(run, arm, principles, pools)

@@ -44,7 +44,7 @@ def arm_run(run: OpenRun, arm: Arm, principles: Sequence[Principle]) -> ArmRun:
     tasks = {task.name: without_seeds(task) for task in run.tasks}
     small, others = run.recipe.pools.small, [other for other in TRAINED_ARMS if other != arm]
     elsewhere = sum(session_seconds(run.arm(other), "generation") for other in others)
-    other_stages = run.recorded_seconds(but="generate-")
+    other_stages = run.seconds_beside_generation()
     return ArmRun(
         arm=arm,
         store=run.arm(arm),

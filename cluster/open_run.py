@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.metrics import session_seconds
 from cluster.progress import ProgressLine
 from cluster.recipe import LoadedRecipe, Recipe
 from cluster.report_files import arm_folder
@@ -59,10 +60,15 @@ class OpenRun:
         """Whether a stage has been recorded as finished."""
         return self.store.exists(f"stages/{stage}.json")
 
-    def recorded_seconds(self, but: str = "") -> float:
-        """Wall time of the finished stages, over all restarts; stages whose name begins with `but` left out."""
-        names = [name for name in self.store.names("stages") if not (but and name.startswith(but))]
-        return sum(self.store.read_json(f"stages/{name}")["seconds"] for name in names)
+    def seconds_beside_generation(self) -> float:
+        """Wall time of all stages but generation, which keeps its own account, over all restarts."""
+        names = [name for name in self.store.names("sessions") if not name.startswith("generate-")]
+        return sum(self.store.read_json(f"sessions/{name}")["seconds"] for name in names)
+
+    def spent_seconds(self) -> float:
+        """Wall time of all stages, over all restarts."""
+        generating = sum(session_seconds(self.arm(arm), "generation") for arm in TRAINED_ARMS)
+        return generating + self.seconds_beside_generation()
 
     @contextmanager
     def record(self, stage: str) -> Generator[dict[str, Any]]:
@@ -72,17 +78,20 @@ class OpenRun:
             BudgetError: The recipe's wall time is used up, so the stage is not begun.
         """
         limit = self.recipe.limits.wall_seconds
-        if limit is not None and self.recorded_seconds() >= limit:
+        if limit is not None and self.spent_seconds() >= limit:
             raise BudgetError(
                 f"limits.wall_seconds: {limit:g} s are used up before stage '{stage}'; raise the limit, and the same command goes on"
             )
         facts: dict[str, Any] = {}
         began, started = datetime.now(UTC), time.monotonic()
         self.line.say(f"{stage} ...")
-        yield facts
-        seconds = time.monotonic() - started
-        timing = {"stage": stage, "started": began.isoformat(), "seconds": round(seconds, 3)}
-        record = {**machine_facts(), **facts, **timing}  # the wall time of a stage, whatever seconds it counts itself
+        try:
+            yield facts
+        finally:
+            seconds = time.monotonic() - started
+            session = {"stage": stage, "started": began.isoformat(), "seconds": round(seconds, 3)}
+            self.store.write_new(f"sessions/{stage}-{began:%Y%m%dT%H%M%S%f}.json", json_bytes(session))
+        record = {**machine_facts(), **facts, **session}  # the wall time of a stage, whatever seconds it counts itself
         self.store.replace(f"stages/{stage}.json", json_bytes(record))
         self.line.say(f"{stage} took {seconds:.0f} s")
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -62,8 +63,18 @@ class Pool:
                 raise self._too_slow()
             self._look(timeout=1.0)
 
-    def ask(self, calls: list[FlowCall], token_budget: int | None = None) -> list[FlowResult]:
+    def ask(
+        self,
+        calls: list[FlowCall],
+        token_budget: int | None = None,
+        on_results: Callable[[int], None] = lambda done: None,
+    ) -> list[FlowResult]:
         """Run flows on all replicas; results come in the order of the calls. A dead replica's flows are run again elsewhere.
+
+        Args:
+            calls: The flows.
+            token_budget: Prompt plus output tokens that they may use together, or None.
+            on_results: Told how many results there are, whenever there are more.
 
         Raises:
             EngineError: The engine cannot be built, or no replica is left and none became ready in `start_timeout_seconds`.
@@ -82,6 +93,7 @@ class Pool:
                 member, chunk = open_chunks.pop(reference)
                 member.chunks -= 1
                 self._take(asking, reference, member, chunk)
+                on_results(asking.num_results)
             self._replace_the_troubled()
         return asking.results()
 

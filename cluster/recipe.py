@@ -5,14 +5,14 @@ Owns the sections that concern the whole system and the loading; the rest of a r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from cluster.identity import identity_of
+from cluster.identity import RECORD, identity_of
 from cluster.recipe_checks import find_mistakes, resolve_paths
 from cluster.recipe_mistakes import describe
 from cluster.recipe_source import read_source
@@ -29,7 +29,7 @@ from generation.config import (
 from generation.engines.config import PoolConfig
 from generation.errors import PrivacyError, RecipeError
 from generation.prompts.prompt_set import DEFAULT_SET
-from generation.storage import digest, json_bytes
+from generation.storage import Store, digest, json_bytes
 from generation.task import Task
 from training.config import TrainingConfig
 
@@ -153,27 +153,47 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
 
 
 def preview_of(loaded: LoadedRecipe, rows: int) -> LoadedRecipe:
-    """The same recipe with so many rows per task, the psi arm only, and a run folder of its own: `<output>-preview`.
+    """The same recipe with so many rows per task, the psi arm only, and a run folder of its own.
+
+    That is `<output>-preview`, or one with a suffix where that holds the preview of a recipe that has been changed since. A preview of
+    fewer rows than it holds keeps them.
 
     Raises:
         RecipeError: The recipe has nothing to write principles with.
     """
+    preview = _preview_in(loaded, rows, "preview")
+    record = _record_of(preview)
+    if record and record["identity_hash"] != preview.identity_hash:
+        preview = _preview_in(loaded, rows, f"preview-{preview.identity_hash[:8]}")
+        record = _record_of(preview)
+    kept = record["recipe"]["generation"]["accepted_rows"] if record else rows
+    if kept > rows:
+        generation = preview.recipe.generation.model_copy(update={"accepted_rows": kept})
+        preview = replace(preview, recipe=preview.recipe.model_copy(update={"generation": generation}))
+    mistakes, _ = find_mistakes(preview.recipe, loaded.folder)
+    if mistakes:
+        raise RecipeError(_listing(loaded.folder, mistakes))
+    return preview
+
+
+def _preview_in(loaded: LoadedRecipe, rows: int, suffix: str) -> LoadedRecipe:
     run, generation = loaded.recipe.run, loaded.recipe.generation
     # The same for every number of rows, so that a preview may grow.
     flows = min(generation.flows_per_unit, PREVIEW_FLOWS_PER_UNIT)
-    output = f"{run.output.rstrip('/')}-preview"
+    output = f"{run.output.rstrip('/')}-{suffix}"
     beside = run.scratch.rstrip("/") == f"{run.output.rstrip('/')}/scratch"
+    scratch = f"{output}/scratch" if beside else f"{run.scratch}-{suffix}"
     changes = {
-        "run": run.model_copy(
-            update={"output": output, "scratch": f"{output}/scratch" if beside else f"{run.scratch}-preview"}
-        ),
+        "run": run.model_copy(update={"output": output, "scratch": scratch}),
         "generation": generation.model_copy(update={"accepted_rows": rows, "arms": ("psi",), "flows_per_unit": flows}),
     }
-    recipe = loaded.recipe.model_copy(update=changes)
-    mistakes, _ = find_mistakes(recipe, loaded.folder)
-    if mistakes:
-        raise RecipeError(_listing(loaded.folder, mistakes))
-    return LoadedRecipe(recipe, loaded.folder)
+    return LoadedRecipe(loaded.recipe.model_copy(update=changes), loaded.folder)
+
+
+def _record_of(loaded: LoadedRecipe) -> dict[str, Any] | None:
+    """`recipe.json` of a run folder that exists."""
+    store = Store(loaded.recipe.run.output)
+    return store.read_json(RECORD) if store.exists(RECORD) else None
 
 
 def load_tasks(loaded: LoadedRecipe) -> list[Task]:

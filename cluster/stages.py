@@ -1,14 +1,17 @@
 """The stages of a run. Each looks at the run folder first and does only what is not there yet."""
 
 import hashlib
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.open_run import OpenRun
 from cluster.pools import Pool
 from cluster.progress import Counters
+from cluster.report_files import read_metrics
 from cluster.stage_pools import StagePools, TokenBook
 from generation.dataset import DATASET_FOLDER, SealedDataset, human_rows, read_sealed
 from generation.engines.config import VllmEngine
@@ -21,29 +24,35 @@ from generation.principles.ask import Asks, values_of
 from generation.principles.find import find_principles
 from generation.principles.model import Principle, load_principles, principles_file, read_principles, write_principles
 from generation.seeds import load_evaluation
-from generation.storage import json_bytes, json_lines
+from generation.storage import Store, json_bytes, json_lines
 
 MODEL_FOLDER = "models/round-0"
+METRICS_POLL_SECONDS = 1.0
 
 
 def principles_stage(run: OpenRun, pools: StagePools) -> list[Principle]:
     """Mine and select principles, or read those of the run."""
-    if run.store.exists(principles_file(0)):
+    if run.done("principles"):
         return read_principles(run.store)
     with run.record("principles") as facts:
-        config, book = run.recipe.principles, TokenBook()
-        if config.from_file is not None:
-            found = load_principles(config.from_file, [task.name for task in run.tasks])
+        book = TokenBook()
+        if run.store.exists(principles_file(0)):  # a driver died between the file and its record
+            found = read_principles(run.store)
         else:
-            found = _mine(run, pools, book)
-        write_principles(run.store, found)
+            found = _find(run, pools, book)
+            write_principles(run.store, found)
         facts["tokens"] = {**book.stages, "mine": Journal(run.store).counts("mine")}
     return found
 
 
-def _mine(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
-    large = run.recipe.pools.large
-    assert large is not None
+def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
+    file, large = run.recipe.principles.from_file, run.recipe.pools.large
+    if file is not None:
+        return load_principles(file, [task.name for task in run.tasks])
+    if large is None:
+        raise RecipeError(
+            "pools.large: is missing, and principles need a large model, or a file named in principles.from"
+        )
     for task in run.tasks:
         if large.engine.kind == "http":
             require_allowed(large.engine, task.config)
@@ -105,8 +114,31 @@ def train_stage(run: OpenRun, arm: str) -> None:
             seed=run.recipe.run.seed,
             name=f"{run.recipe.run.name}-{arm}-{dataset.digest[:8]}",
         )
-        facts |= {"dataset": dataset.digest, "model": output, **run_training(job)}
+        with _training_shown(run, arm, Path(job.metrics)):
+            summary = run_training(job)
+        facts |= {"dataset": dataset.digest, "model": output, **summary}
         store.replace("metrics/training.jsonl", Path(job.metrics).read_bytes())
+
+
+@contextmanager
+def _training_shown(run: OpenRun, arm: str, metrics: Path) -> Generator[None]:
+    """Show the steps of a training job while it runs in other processes, from the metrics file that its first rank writes."""
+    ended, counters = threading.Event(), Counters(f"train {arm}", 0, run.recipe.training.max_steps, noun="steps")
+
+    def follow() -> None:
+        while not ended.wait(METRICS_POLL_SECONDS):
+            lines = read_metrics(Store(str(metrics.parent)), metrics.name)
+            tokens = sum(int(line.get("tokens", 0)) for line in lines)
+            run.line.show(replace(counters, done=len(lines), tokens=tokens))
+
+    run.line.show(counters)
+    follower = threading.Thread(target=follow, name="training-progress", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
 
 
 def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
@@ -122,9 +154,10 @@ def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
     with run.record(stage) as facts:
         book = TokenBook()
         calls = evaluation_calls(tasks, items, run.prompts, run.recipe.evaluation)
-        run.line.show(Counters(f"evaluate {arm}", 0, len(calls), noun="items"))
+        counters = Counters(f"evaluate {arm}", 0, len(calls), noun="items")
+        run.line.show(counters)
         with _pool_of(run, model, pools) as pool:
-            results = pool.ask(calls)
+            results = pool.ask(calls, on_results=lambda done: run.line.show(replace(counters, done=done)))
         book.add("evaluate", results)
         answered: list[ItemResult] = list(values_of(results).values())
         scores = score(answered, run.recipe.evaluation.bootstrap_samples, run.recipe.run.seed)
