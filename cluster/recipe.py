@@ -47,7 +47,7 @@ class RunConfig(Section):
     description: str = ""
     """For the reader of the report."""
     output: str = ""
-    """Run folder: a path, relative to where the command is started, or an URI that pyarrow understands. Default: `runs/<name>`."""
+    """Run folder: a path on a local or mounted filesystem, relative to where the command is started. Default: `runs/<name>`."""
     scratch: str = ""
     """Local folder for training state and models on their way. Default: `<output>/scratch`."""
     seed: int = 0

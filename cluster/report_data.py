@@ -9,14 +9,13 @@ import pyarrow.parquet as pq
 
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
 from cluster.report_yield import generation_speed, read_yield
+from generation.dataset import DATASET_FOLDER
 from generation.dataset_seal import newest_seal
 from generation.principles.model import Principle, principles_file, read_principles
 from generation.storage import Store
 
 LARGE_STAGES = frozenset({"mine"})
 """What the tokens of the large model are booked under; all other stages are the small model's."""
-
-DATASET_FOLDER = "dataset/round-0"
 
 STAGE_ORDER = ("mine", "probe", "draft", "answer", "evaluate")
 

@@ -38,8 +38,6 @@ class Principle:
         solve_gain_low: Lower end of the 95 % paired bootstrap interval of the gain.
         solve_gain_high: Its upper end.
         probe_items: Seeds that it was measured on.
-        generate_yield: Accepted share of the instances written with it; None: not measured.
-        generate_novelty: Share of those that are new; None: not measured.
         status: `candidate` (passed the gates, not selected), `active` (selected) or `retired` (failed a gate, or merged).
         reason: Why it has that status.
     """
@@ -60,8 +58,6 @@ class Principle:
     solve_gain_low: float | None = None
     solve_gain_high: float | None = None
     probe_items: int = 0
-    generate_yield: float | None = None
-    generate_novelty: float | None = None
     status: Status = "candidate"
     reason: str = ""
 

@@ -24,7 +24,7 @@ def test_principles_survive_storage_with_what_was_not_measured(tmp_path):
     bare = Principle("2", "t", "task", "", "?", status="retired", reason="unreadable: no principle")
     assert write_principles(store, [full, bare]) == "principles/round-0.arrow"
     assert read_principles(store) == [full, bare]
-    assert len(PRINCIPLE_SCHEMA) == 20
+    assert len(PRINCIPLE_SCHEMA) == 18
     with pytest.raises(FileExistsError):
         write_principles(store, [])
 
