@@ -68,6 +68,8 @@ def test_control_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         with (tmp_path / "seeds.jsonl").open("w"):
             process.send_signal(signal.SIGINT)
-        _, shown = process.communicate()
+            _, shown = (
+                process.communicate()
+            )  # the pipe stays open until the command has ended, or it could read an empty file first
     assert process.returncode == 130
     assert "the same command resumes" in shown
