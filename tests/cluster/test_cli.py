@@ -65,11 +65,13 @@ def test_control_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     # A seeds file that is a pipe without a writer: `psi check` waits in the open of it, as long as the test needs.
     os.mkfifo(tmp_path / "seeds.jsonl")
     command = [sys.executable, "-m", "cluster.cli", "check", MINIATURE, f"tasks.0.seeds={tmp_path}/seeds.jsonl"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        with (tmp_path / "seeds.jsonl").open("w"):
-            process.send_signal(signal.SIGINT)
-            _, shown = (
-                process.communicate()
-            )  # the pipe stays open until the command has ended, or it could read an empty file first
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process,
+        (tmp_path / "seeds.jsonl").open("w"),
+    ):
+        process.send_signal(signal.SIGINT)
+        _, shown = (
+            process.communicate()
+        )  # the pipe stays open until the command has ended, or it could read an empty file first
     assert process.returncode == 130
     assert "the same command resumes" in shown
