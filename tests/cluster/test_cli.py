@@ -61,12 +61,17 @@ def test_check_prints_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert "4,000 rows" in capsys.readouterr().out
 
 
+def _heed_interrupts() -> None:
+    """Without this, tests that were started in the background hand down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_control_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     # A seeds file that is a pipe without a writer: `psi check` waits in the open of it, as long as the test needs.
     os.mkfifo(tmp_path / "seeds.jsonl")
     command = [sys.executable, "-m", "cluster.cli", "check", MINIATURE, f"tasks.0.seeds={tmp_path}/seeds.jsonl"]
     with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process,
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=_heed_interrupts) as process,
         (tmp_path / "seeds.jsonl").open("w"),
     ):
         process.send_signal(signal.SIGINT)
