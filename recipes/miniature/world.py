@@ -1,7 +1,7 @@
-"""The miniature world: 14 string functions, their compositions, and the documents two tiny models learn from.
+"""The miniature world: 14 string functions, their compositions up to three, and which of them pretraining may see.
 
-It owns the formal language and the split into compositions that pretraining may see and compositions that it may not. It knows
-nothing about models, tokenizers or PSI itself: `pretrain.py` trains on what `document` yields, and the tests use `apply` as oracle.
+It owns the formal language, the split into seen and held-out compositions, and the seeded draw of the recipe's tasks. It knows
+nothing about documents, models, tokenizers or PSI itself; the tests use `apply` as oracle.
 """
 
 import itertools
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 LETTERS = "abcdefghij"
 Rule = tuple[str, ...]
-Turn = tuple[str, str]
-"""One exchange: what the user writes, what the assistant answers."""
 
 MAX_WORD_LETTERS = 7
-HELD_OUT_PAIRS = 30
+HELD_OUT_PAIRS = 20
 SPLIT_SEED = 20251122
+TASK_NAMES = ("kilo", "lima", "mike", "november", "oscar", "papa", "quebec", "romeo")
 
 
 def _shift(word: str, step: int) -> str:
@@ -82,7 +81,7 @@ def _signature(rule: Rule) -> tuple[str, ...]:
 
 
 def draw_split() -> Split:
-    """The seeded split. A held-out pair computes something that no seen single, pair or shorter rule computes.
+    """The seeded split. A held-out pair computes something that no seen single or pair computes.
 
     `sort; reverse` equals `sort down`, so it can never be held out; `drop first; shift up` equals `shift up; drop first`,
     so both orders are held out together or not at all.
@@ -111,95 +110,28 @@ def draw_split() -> Split:
 
 SPLIT = draw_split()
 
-TASKS: dict[str, Rule] = dict(
-    zip(("kilo", "lima"), random.Random(SPLIT_SEED + 1).sample(SPLIT.held_out, 2), strict=True)
-)
-"""The recipe's tasks: the first draws of a seeded generator from the held-out pairs."""
+
+def _unseen_triples(split: Split) -> list[Rule]:
+    """The triples that hold a held-out pair and compute what no seen rule computes."""
+    hidden = set(split.held_out)
+    seen = {_signature(rule) for rule in (*split.singles, *split.pairs, *split.triples)}
+    triples = [
+        (a, b, c) for a, b, c in itertools.product(FUNCTIONS, repeat=3) if a != b != c and {(a, b), (b, c)} & hidden
+    ]
+    return [rule for rule in triples if _signature(rule) not in seen]
+
+
+def draw_tasks(split: Split) -> dict[str, Rule]:
+    """The recipe's tasks: a seeded draw of four held-out pairs and of four triples that pretraining cannot have seen either."""
+    rng = random.Random(SPLIT_SEED + 1)
+    half = len(TASK_NAMES) // 2
+    rules = rng.sample(split.held_out, half) + rng.sample(_unseen_triples(split), half)
+    return dict(zip(TASK_NAMES, rules, strict=True))
+
+
+TASKS: dict[str, Rule] = draw_tasks(SPLIT)
 
 
 def oracle(task: str, text: str) -> str:
     """The true answer to an input of a task: `evaluation.oracle` of the recipe."""
     return apply(TASKS[task], text)
-
-
-def example_lines(rule: Rule, words: list[str]) -> str:
-    """Worked examples as prompts show them: a header, then one `input>output` a line."""
-    return "E:\n" + "".join(f"{word}>{apply(rule, word)}\n" for word in words)
-
-
-def _draw_rule(rng: random.Random, single: float, pair: float) -> Rule:
-    draw = rng.random()
-    pool = SPLIT.singles if draw < single else SPLIT.pairs if draw < single + pair else SPLIT.triples
-    return rng.choice(pool)
-
-
-def _draw_lengths(rng: random.Random) -> tuple[int, int]:
-    low = rng.randint(4, MAX_WORD_LETTERS)
-    return low, rng.randint(low, MAX_WORD_LETTERS)
-
-
-def _words(rng: random.Random, lengths: tuple[int, int], count: int) -> list[str]:
-    return [random_word(rng, *lengths) for _ in range(count)]
-
-
-def solve_document(rng: random.Random) -> list[Turn]:
-    """Follow a rule: the answer spells out every step (`badc>abcd>dcba` for two steps after the input)."""
-    rule = _draw_rule(rng, 0.25, 0.5)
-    turns: list[Turn] = []
-    for index, word in enumerate(_words(rng, (3, MAX_WORD_LETTERS + 1), rng.randint(1, 4))):
-        head = f"P: {'; '.join(rule)}\n" if index == 0 else ""
-        turns.append((f"{head}solve {word}", ">".join(trace(rule, word))))
-    return turns
-
-
-def write_document(rng: random.Random) -> list[Turn]:
-    """Write a new input that follows the principles: its length lies in the range that they name."""
-    lengths = _draw_lengths(rng)
-    rule = "; ".join(_draw_rule(rng, 0.25, 0.5))
-    head = f"P: {rule}\nP: len {lengths[0]}-{lengths[1]}\n"
-    return [((head if i == 0 else "") + "write", w) for i, w in enumerate(_words(rng, lengths, rng.randint(1, 3)))]
-
-
-def imitate_document(rng: random.Random) -> list[Turn]:
-    """Work from examples alone: write an input like theirs, or answer one without being told the rule."""
-    rule, lengths = _draw_rule(rng, 0.3, 0.6), _draw_lengths(rng)
-    head = example_lines(rule, _words(rng, lengths, rng.randint(2, 8)))
-    word = random_word(rng, *lengths)
-    if rng.random() < 0.4:
-        return [(head + "write", word)]
-    return [(f"{head}solve {word}", apply(rule, word))]
-
-
-def _wrong_answer(rng: random.Random, rule: Rule, word: str) -> str:
-    """What a rule one function away makes of the word: the kind of error that the small model makes."""
-    changed = list(rule)
-    changed[rng.randrange(len(changed))] = rng.choice(list(FUNCTIONS))
-    return apply(tuple(changed), word)
-
-
-def induce_document(rng: random.Random) -> list[Turn]:
-    """Find the rule behind examples, some of them with a wrong answer beside the right one, or the range of lengths."""
-    rule, lengths = _draw_rule(rng, 0.2, 0.7), _draw_lengths(rng)
-    words = _words(rng, lengths, rng.randint(2, 8))
-    if rng.random() < 0.12:
-        measured = [len(word) for word in words]
-        return [(example_lines(rule, words) + "words", f"len {min(measured)}-{max(measured)}")]
-    if rng.random() < 0.75:
-        return [(example_lines(rule, words) + "rule", "; ".join(rule))]
-    lines = "".join(f"{w}>{apply(rule, w)} not {_wrong_answer(rng, rule, w)}\n" for w in words[:4])
-    return [(f"E:\n{lines}rule", "; ".join(rule))]
-
-
-def document(rng: random.Random, large: bool) -> list[Turn]:
-    """One pretraining conversation.
-
-    The small model spends 5 % of its documents on examples without a rule, as small models see little of inducing a function; the
-    large one spends most of its documents on finding the rule.
-    """
-    draw = rng.random()
-    if large and draw < 0.78:
-        return induce_document(rng)
-    draw = (draw - 0.78) / 0.22 if large else draw
-    if draw < 0.05:
-        return imitate_document(rng)
-    return write_document(rng) if draw < 0.15 else solve_document(rng)
