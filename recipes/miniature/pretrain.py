@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from recipes.miniature.corpus import MIXES, Mix, document
 from recipes.miniature.tokens import build_tokenizer
-from recipes.miniature.world import document
 
 ROW_TOKENS = 256
 ROWS_PER_STEP = 16
 IGNORED = -100
+PEAK_LEARNING_RATES = {"small": 4e-3, "large": 2.5e-3}
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,15 @@ class Shape:
     """Size of a model; both have a head size that vLLM serves (32 or 64)."""
 
     width: int
+    feed_forward_width: int
     layers: int
     heads: int
 
 
-SHAPES = {"small": Shape(width=128, layers=4, heads=4), "large": Shape(width=192, layers=5, heads=6)}
+SHAPES = {
+    "small": Shape(width=96, feed_forward_width=192, layers=4, heads=3),
+    "large": Shape(width=224, feed_forward_width=672, layers=5, heads=7),
+}
 
 
 def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -44,7 +49,7 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=shape.width,
-            intermediate_size=shape.width * 3,
+            intermediate_size=shape.feed_forward_width,
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_key_value_heads=shape.heads,
@@ -82,10 +87,10 @@ def encode(turns: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
     return ids, labels
 
 
-def batches(seed: int, large: bool, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
+def batches(seed: int, mix: Mix, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
     """Packed batches without end: `input_ids`, `labels`, `position_ids`, each int64 (ROWS_PER_STEP, ROW_TOKENS).
 
-    Positions restart with each document, which is what keeps the documents of a row from seeing one another.
+    Positions restart with each document.
     """
     rng = random.Random(seed)
     while True:
@@ -93,13 +98,33 @@ def batches(seed: int, large: bool, tokenizer: PreTrainedTokenizerFast) -> Itera
         for _ in range(ROWS_PER_STEP):
             row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
             while len(row["input_ids"]) < ROW_TOKENS:
-                ids, labels = encode(document(rng, large), tokenizer)
+                ids, labels = encode(document(rng, mix), tokenizer)
                 row["input_ids"] += ids
                 row["labels"] += labels
                 row["position_ids"] += range(len(ids))
             for key, values in row.items():
                 rows[key].append(values[:ROW_TOKENS])
         yield {key: torch.tensor(values) for key, values in rows.items()}
+
+
+def causal_within_documents(positions: torch.Tensor) -> torch.Tensor:
+    """Which token sees which, bool (rows, 1, tokens, tokens): those before it in its own document, which begins at position 0."""
+    documents = (positions == 0).cumsum(-1)
+    same = documents[:, :, None] == documents[:, None, :]
+    return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
+
+
+def optimizers(model: LlamaForCausalLM, peak: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms.
+
+    Source: Muon, https://kellerjordan.github.io/posts/muon/; its step scaled to AdamW's as in arXiv 2502.16982.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=peak, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -122,28 +147,37 @@ def train(name: str, steps: int, threads: int, folder: Path) -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     model = build_model(SHAPES[name], tokenizer)
-    peak = 2e-3 if name == "small" else 1.2e-3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    steppers = optimizers(model, PEAK_LEARNING_RATES[name])
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with (folder / "pretrain.jsonl").open("w") as log:
-        for step, batch in zip(range(steps), batches(1, name == "large", tokenizer), strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, peak)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = model(**batch, use_cache=False).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+        for step, batch in zip(range(steps), batches(1, MIXES[name], tokenizer), strict=False):
+            loss = train_step(model, steppers, batch, learning_rate(step, steps, PEAK_LEARNING_RATES[name]))
             if (step + 1) % 50 == 0:
                 seconds = time.monotonic() - started
-                line = {"step": step + 1, "loss": round(loss.item(), 4), "seconds": round(seconds, 1)}
-                log.write(json.dumps(line) + "\n")
+                log.write(json.dumps({"step": step + 1, "loss": round(loss, 4), "seconds": round(seconds, 1)}) + "\n")
                 log.flush()
-            if (step + 1) % 1000 == 0:
+            if (step + 1) % 500 == 0:
                 save(model, tokenizer, folder)
     save(model, tokenizer, folder)
+
+
+def train_step(
+    model: LlamaForCausalLM, steppers: list[torch.optim.Optimizer], batch: dict[str, torch.Tensor], rate: float
+) -> float:
+    """One step on one batch; its loss."""
+    for stepper in steppers:
+        stepper.zero_grad()
+        for group in stepper.param_groups:
+            group["lr"] = rate
+    mask = causal_within_documents(batch["position_ids"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss: torch.Tensor = model(**batch, attention_mask=mask, use_cache=False).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for stepper in steppers:
+        stepper.step()
+    return loss.item()
 
 
 def main() -> None:
