@@ -16,12 +16,11 @@ from cluster.identity import RECORD, identity_of
 from cluster.recipe_checks import find_mistakes, resolve_paths
 from cluster.recipe_mistakes import describe
 from cluster.recipe_source import read_source
+from generation.arms import arm_spec, in_reading_order
 from generation.config import (
     Count,
     CurationConfig,
-    EvaluationConfig,
     GenerationConfig,
-    LimitsConfig,
     PrinciplesConfig,
     Section,
     TaskConfig,
@@ -29,6 +28,7 @@ from generation.config import (
 from generation.engines.config import PoolConfig
 from generation.errors import PrivacyError, RecipeError
 from generation.prompts.prompt_set import DEFAULT_SET
+from generation.run_config import CompareConfig, EvaluationConfig, LimitsConfig
 from generation.storage import Store, digest, json_bytes
 from generation.task import Task
 from training.config import TrainingConfig
@@ -93,13 +93,20 @@ class Recipe(Section):
     curation: CurationConfig = CurationConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    compare: CompareConfig = CompareConfig()
     limits: LimitsConfig = LimitsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @property
+    def needs_principles(self) -> bool:
+        """Whether an arm works with principles of the large model, or with something made from them."""
+        return any(arm_spec(arm).principles not in {"none", "small-written"} for arm in self.generation.arms)
+
+    @property
     def needs_large(self) -> bool:
-        """Whether the large model has anything to do: principles are wanted, and no file holds them."""
-        return "psi" in self.generation.arms and self.principles.from_file is None
+        """Whether the large model has anything to do: to find principles that no file holds, or to write rows."""
+        finds = self.needs_principles and self.principles.from_file is None
+        return finds or any(arm_spec(arm).writer == "large" for arm in self.generation.arms)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,22 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     if mistakes:
         raise (PrivacyError if leaks else RecipeError)(_listing(file, mistakes))
     return LoadedRecipe(recipe, folder)
+
+
+def compared(loaded: LoadedRecipe) -> LoadedRecipe:
+    """The same recipe with the arms of `[compare]` beside its own.
+
+    Raises:
+        RecipeError: An arm lacks what it needs.
+    """
+    recipe = loaded.recipe
+    arms = tuple(in_reading_order([*recipe.generation.arms, *recipe.compare.arms]))
+    generation = recipe.generation.model_copy(update={"arms": arms})
+    wider = LoadedRecipe(recipe.model_copy(update={"generation": generation}), loaded.folder)
+    mistakes, leaks = find_mistakes(wider.recipe, loaded.folder)
+    if mistakes or leaks:
+        raise (PrivacyError if leaks else RecipeError)(_listing(loaded.folder, [*mistakes, *leaks]))
+    return wider
 
 
 def preview_of(loaded: LoadedRecipe, rows: int) -> LoadedRecipe:

@@ -3,6 +3,7 @@
 All arms go through the same code; they differ in nothing but the fields of their `ArmSpec`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,3 +82,19 @@ def arm_spec(name: str) -> ArmSpec:
     if name not in _BY_NAME:
         raise ValueError(f"'{name}' is no arm; known are {', '.join(_BY_NAME)} and {MINUS}<level>")
     return _BY_NAME[name]
+
+
+def known_arm(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: There is no such arm.
+    """
+    return arm_spec(name).name
+
+
+def in_reading_order(names: Iterable[str]) -> list[str]:
+    """Arms without repeats, in the order of this page; the `psi-minus-*` arms stand after psi."""
+    order = [spec.name for spec in _FIXED]
+    after_psi = order.index("psi") + 0.5
+    return sorted(set(names), key=lambda name: (order.index(name) if name in _BY_NAME else after_psi, name))

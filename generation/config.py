@@ -6,10 +6,13 @@ A field is *identity* (it decides what the run is, is hashed, and cannot change 
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
+
+from generation.arms import known_arm
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+ArmName = Annotated[str, AfterValidator(known_arm)]
 
 TASK_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
 
@@ -146,12 +149,12 @@ class VotingConfig(Section):
 class GenerationConfig(Section):
     """Writing instances."""
 
-    operations = frozenset({"accepted_rows", "min_yield", "patience_units"})
+    operations = frozenset({"accepted_rows", "arms", "min_yield", "patience_units"})
 
     accepted_rows: Count
     """Rows per task and arm in the dataset; may grow on an existing run."""
-    arms: tuple[Literal["base", "direct", "psi"], ...] = ("psi",)
-    """base: the untrained small model; direct: demonstrations instead of principles; psi: principles."""
+    arms: tuple[ArmName, ...] = ("psi",)
+    """What is done and compared: base, direct, psi and others (`generation/arms.py`); arms may be added to an existing run."""
     draft: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.9, top_p=0.95)
     answer: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.7)
     voting: VotingConfig = VotingConfig()
@@ -186,23 +189,3 @@ class CurationConfig(Section):
     """Largest share of one label among a task's rows."""
     max_opening_share: Share = 1.0
     """Largest share of one opening (first three words) among a task's rows."""
-
-
-class EvaluationConfig(Section):
-    """Scoring a checkpoint on the evaluation set."""
-
-    max_items: Count | None = None
-    sampling: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.0)
-    bootstrap_samples: Count = 2000
-    oracle: str | None = None
-    """`file.py:function` beside the recipe, called with (task name, input): the true answer, for tasks whose truth can be computed.
-    Used to report label accuracy, never to choose rows."""
-
-
-class LimitsConfig(Section):
-    """Bounds over all restarts of a run; when one is reached the run drains and can be resumed with a higher one."""
-
-    operations = frozenset({"wall_seconds", "gpu_hours"})
-
-    wall_seconds: Annotated[float, Field(gt=0)] | None = None
-    gpu_hours: Annotated[float, Field(gt=0)] | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.answers import answers_equal, extract_answer
-from generation.config import EvaluationConfig
+from generation.run_config import EvaluationConfig
 from generation.engines.base import Completion, Request, Sampling
 from generation.flows import Flow, FlowCall
 from generation.instances.parse import read_answer, strip_citations

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.config import AnswerConfig, EvaluationConfig, TaskConfig
+from generation.config import AnswerConfig, TaskConfig
+from generation.run_config import EvaluationConfig
 from generation.engines.base import Completion
 from generation.evaluate import ItemResult, evaluation_calls, score
 from generation.prompts.prompt_set import load_prompt_set
