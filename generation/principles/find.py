@@ -12,7 +12,7 @@ from generation.principles.leak import index_seeds
 from generation.principles.merge import merge
 from generation.principles.mine import find_mistakes, gate, mine_candidates, mining_calls
 from generation.principles.model import Principle
-from generation.principles.selection import Prober, select
+from generation.principles.selection import Prober, select, with_fallback
 from generation.prompts.prompt_set import PromptSet
 from generation.task import Task
 
@@ -21,8 +21,15 @@ EXCERPT_CHARS = 100
 log = logging.getLogger(__name__)
 
 
-def find_principles(
-    task: Task, config: PrinciplesConfig, prompts: PromptSet, asks: Asks, journal: Journal, rng_seed: int
+def find_principles(  # noqa: PLR0913 - what a task is searched with stands in the recipe, the run and its pools
+    task: Task,
+    config: PrinciplesConfig,
+    prompts: PromptSet,
+    asks: Asks,
+    journal: Journal,
+    rng_seed: int,
+    *,
+    fallback: bool = False,
 ) -> list[Principle]:
     """Every candidate of a task with status and reason; those that are `active` go into bundles.
 
@@ -33,6 +40,7 @@ def find_principles(
         asks: Both models.
         journal: Of the run; makes a restart ask nothing twice of the large model.
         rng_seed: Decides the clusters and which seeds each call shows.
+        fallback: Where no solve principle helped, take the best supported ones instead of giving up.
 
     Raises:
         SeedError: The task has no seed to mine.
@@ -49,6 +57,8 @@ def find_principles(
     leaks = index_seeds(task.seeds, config.leak_ngram)
     merged = merge([gate(candidate, config.max_words, leaks) for candidate in found])
     principles = select(merged, config, Prober(task, config, prompts, asks.small), rng_seed)
+    if fallback:
+        principles = with_fallback(principles, config)
     active = [p for p in principles if p.status == "active"]
     log.info(
         "principles: task %s: %d calls, %d candidates, %d active", task.name, len(calls), len(principles), len(active)

@@ -64,12 +64,23 @@ class Prober:
 
 
 @dataclass(slots=True)
-class _Room:
-    """What quotas and the token budget still allow."""
+class Room:
+    """What quotas and the token budget still allow.
+
+    Attributes:
+        quotas: Level to how many of its principles may be selected.
+        tokens: Prefix tokens that are left.
+        taken: Level to how many are selected.
+    """
 
     quotas: dict[str, int]
     tokens: int
     taken: Counter[str] = field(default_factory=Counter[str])
+
+    @classmethod
+    def of(cls, config: PrinciplesConfig) -> "Room":
+        """All that a recipe allows."""
+        return cls({name: level.quota for name, level in config.levels.items()}, config.prefix_token_budget)
 
     def refusal(self, principle: Principle) -> str:
         """Why the principle does not fit, or empty."""
@@ -78,6 +89,7 @@ class _Room:
         return "" if _tokens(principle) <= self.tokens else "prefix token budget is used up"
 
     def take(self, principle: Principle) -> None:
+        """Count a principle as selected."""
         self.taken[principle.level] += 1
         self.tokens -= _tokens(principle)
 
@@ -91,7 +103,7 @@ def select(candidates: Sequence[Principle], config: PrinciplesConfig, prober: Pr
         prober: Tries sets of principles.
         rng_seed: Of the bootstrap.
     """
-    room = _Room({name: level.quota for name, level in config.levels.items()}, config.prefix_token_budget)
+    room = Room.of(config)
     open_ones = sorted((p for p in candidates if p.status == "candidate"), key=strength)
     retired = [p for p in candidates if p.status == "retired"]
     if not prober.items:
@@ -101,6 +113,20 @@ def select(candidates: Sequence[Principle], config: PrinciplesConfig, prober: Pr
     chosen = _by_utility(solving, config, prober, room, rng_seed)
     supported = _by_support([p for p in open_ones if p.kind == "generate"], room, "static gate and support")
     return [*sorted((*chosen, *supported), key=lambda p: p.status != "active"), *retired]
+
+
+def with_fallback(principles: Sequence[Principle], config: PrinciplesConfig) -> list[Principle]:
+    """The same, with the best supported solve and check candidates active where none of them helped; selected ones come first."""
+    if any(p.status == "active" and p.kind != "generate" for p in principles):
+        return list(principles)
+    room = Room.of(config)
+    for principle in principles:
+        if principle.status == "active":
+            room.take(principle)
+    open_ones = sorted((p for p in principles if p.status == "candidate" and p.kind != "generate"), key=strength)
+    taken = {p.principle_id: p for p in _by_support(open_ones, room, "support alone, as none helped")}
+    merged = [taken.get(p.principle_id, p) for p in principles]
+    return sorted(merged, key=lambda p: p.status != "active")
 
 
 def gain_interval(rights: Rights, baseline: Rights, rng_seed: int) -> tuple[float, float, float]:
@@ -113,7 +139,7 @@ def gain_interval(rights: Rights, baseline: Rights, rng_seed: int) -> tuple[floa
     return float(difference.mean()), float(low), float(high)
 
 
-def _by_support(candidates: Sequence[Principle], room: _Room, why: str) -> list[Principle]:
+def _by_support(candidates: Sequence[Principle], room: Room, why: str) -> list[Principle]:
     selected: list[Principle] = []
     for principle in candidates:
         refusal = room.refusal(principle)
@@ -125,7 +151,7 @@ def _by_support(candidates: Sequence[Principle], room: _Room, why: str) -> list[
 
 
 def _by_utility(
-    candidates: list[Principle], config: PrinciplesConfig, prober: Prober, room: _Room, rng_seed: int
+    candidates: list[Principle], config: PrinciplesConfig, prober: Prober, room: Room, rng_seed: int
 ) -> list[Principle]:
     """Greedy forward selection: the best candidate alone, then whichever adds most to the accuracy of those selected."""
     if not candidates:
@@ -176,7 +202,7 @@ def _measure(candidates: Sequence[Principle], prober: Prober, rng_seed: int) -> 
     return measured, float(baseline.mean())
 
 
-def _beside(selected: list[Principle], waiting: list[Principle], room: _Room, prober: Prober) -> dict[str, float]:
+def _beside(selected: list[Principle], waiting: list[Principle], room: Room, prober: Prober) -> dict[str, float]:
     """Principle id to accuracy of the selected ones with it, for the best waiting ones that say something new and fit."""
     said = {normalise(p.text) for p in selected}
     tried = [p for p in waiting if not room.refusal(p) and normalise(p.text) not in said][:TRIED_BESIDE]
@@ -184,7 +210,7 @@ def _beside(selected: list[Principle], waiting: list[Principle], room: _Room, pr
     return {p.principle_id: float(r.mean()) for p, r in zip(tried, rights, strict=True)}
 
 
-def _left(principle: Principle, selected: list[Principle], room: _Room) -> Principle:
+def _left(principle: Principle, selected: list[Principle], room: Room) -> Principle:
     """Why a tried candidate was not selected; one that harms for certain is retired."""
     if principle.solve_gain_high is not None and principle.solve_gain_high < 0:
         return replace(principle, status="retired", reason="utility: lowers the accuracy")

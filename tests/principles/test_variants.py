@@ -1,0 +1,96 @@
+from pathlib import Path
+
+from generation.config import AnswerConfig, LevelConfig, PrinciplesConfig, TaskConfig
+from generation.engines.base import Request
+from generation.principles.ask import Asks
+from generation.principles.model import Principle, principle_id
+from generation.principles.selection import with_fallback
+from generation.principles.variants import by_lot, placebo, without_level
+from generation.prompts.prompt_set import load_prompt_set
+from generation.task import Seed, Task
+from tests.principles.stand_in import LocalPool
+
+CHAT = load_prompt_set("chat", Path())
+TASK = Task(
+    TaskConfig(name="t", description="Say it.", answer=AnswerConfig(kind="exact"), seeds="x"),
+    tuple(Seed(f"{i}", f"word {i}", "yes", split="validate") for i in range(64)),
+)
+LEVEL = LevelConfig(prompt="mine_skill", evidence="cluster", quota=1)
+CONFIG = PrinciplesConfig(levels={"skill": LEVEL, "task": LEVEL})
+
+
+def principle(text: str, level: str = "skill", kind: str = "solve", task: str = "t", **values) -> Principle:
+    return Principle(principle_id(task, level, kind, text), task, level, kind, text, support=("s",), **values)
+
+
+def small(request: Request) -> str:
+    return f"<answer>{'yes' if 'good' in request.prefix else 'no'}</answer>"
+
+
+def active(principles: list[Principle]) -> list[str]:
+    return [p.text for p in principles if p.status == "active"]
+
+
+def test_without_a_level_the_others_are_selected_anew():
+    found = [
+        principle("good one", status="active", solve_gain=1.0),
+        principle("good two", "task", reason="utility: adds nothing to those selected"),
+        principle("leaky", "task", status="retired", reason="leak: a whole seed input"),
+        principle("good elsewhere", "task", task="u"),
+    ]
+    asks = Asks(LocalPool(small).ask, LocalPool(small).ask)
+    chosen = without_level(TASK, found, "skill", CONFIG, CHAT, asks, 0)
+    assert active(chosen) == ["good two"]
+    assert [p.text for p in chosen if p.status == "retired"] == ["leaky"]
+    assert all(p.level == "task" and p.task == "t" for p in chosen)
+
+
+def test_where_the_left_out_level_was_the_one_that_helped_the_best_supported_stand_in():
+    found = [principle("good one"), principle("bad", "task")]
+    asks = Asks(LocalPool(small).ask, LocalPool(small).ask)
+    (chosen,) = without_level(TASK, found, "skill", CONFIG, CHAT, asks, 0)
+    assert (chosen.text, chosen.status) == ("bad", "active")
+    assert "none helped" in chosen.reason
+
+
+def test_a_fallback_changes_nothing_where_something_helped():
+    found = [principle("a", status="active"), principle("b", "task")]
+    assert with_fallback(found, CONFIG) == found
+
+
+def test_a_lot_fills_the_quotas_with_what_passed_the_gates_and_is_the_same_again():
+    found = [principle(f"rule {i}", level) for i in range(20) for level in CONFIG.levels]
+    found += [principle("leaky", status="retired", reason="leak: a whole seed input")]
+    drawn = by_lot(found, CONFIG, 0)
+    assert sorted(p.level for p in drawn if p.status == "active") == ["skill", "task"]
+    assert "leaky" not in active(drawn)
+    assert {p.principle_id for p in drawn} == {p.principle_id for p in found}
+    assert drawn == by_lot(list(reversed(found)), CONFIG, 0)
+    assert any(active(by_lot(found, CONFIG, seed)) != active(drawn) for seed in range(5))
+
+
+def test_a_placebo_is_another_tasks_principle_of_the_same_level_kind_and_length():
+    found = {
+        "t": [principle("sort; reverse", status="active"), principle("len 4-6", kind="generate", status="active")],
+        "u": [
+            principle("drop first", task="u", status="active"),
+            principle("len 5-7", kind="generate", task="u", status="active"),
+            principle("rotate left; swap ends", task="u"),
+        ],
+        "v": [principle("swap pairs", task="v", status="active")],
+    }
+    placebos = placebo(found, "t", 0)
+    assert [(p.text, p.kind, p.task, p.status) for p in placebos] == [
+        ("drop first", "solve", "t", "active"),
+        ("len 5-7", "generate", "t", "active"),
+    ]
+    assert all(p.reason == "placebo: from task u" for p in placebos)
+    assert all(p.principle_id == principle_id("t", p.level, p.kind, p.text) for p in placebos)
+
+
+def test_a_run_with_one_task_gets_its_own_words_in_another_order():
+    own = principle("read the question first", status="active")
+    (found,) = placebo({"t": [own]}, "t", 0)
+    assert sorted(found.text.split()) == sorted(own.text.split())
+    assert found.text != own.text
+    assert found.reason == "placebo: from its own words in another order"
