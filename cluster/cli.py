@@ -54,7 +54,13 @@ def _root(
 @app.command(epilog="\b\nExample:\n  psi init sentiment --seeds reviews.csv --small Qwen/Qwen2.5-0.5B-Instruct")
 def init(  # noqa: PLR0913 - a parameter is an option of the command
     name: Annotated[str, typer.Argument(help="Name of the task and of its folder.")],
-    seeds: Annotated[Path, typer.Option(help="Your examples: JSONL, CSV, Parquet or a `datasets` folder.")],
+    seeds: Annotated[
+        Path | None, typer.Option(help="Your examples: JSONL, CSV, Parquet or a `datasets` folder.")
+    ] = None,
+    compose: Annotated[
+        str | None,
+        typer.Option(help='Instead of --seeds, a task of the miniature: "sort; reverse".', show_default=False),
+    ] = None,
     input_field: Annotated[str | None, typer.Option(help="Column with the input. Default: guessed.")] = None,
     output_field: Annotated[str | None, typer.Option(help="Column with the answer. Default: guessed.")] = None,
     evaluation: Annotated[
@@ -68,8 +74,16 @@ def init(  # noqa: PLR0913 - a parameter is an option of the command
     directory: Annotated[Path, typer.Option(help="Where to make the folder.")] = Path(),
 ) -> None:
     """Write a recipe folder for your own task."""
-    from cluster.init import InitRequest, init_recipe
+    from cluster.init import InitRequest, composed_recipe, init_recipe
 
+    guided = (seeds, input_field, output_field, evaluation, answer_kind, large, small)
+    if compose is not None and any(option is not None for option in guided):
+        raise typer.BadParameter("--compose makes seeds and models its own; give no other option but --directory")
+    if compose is not None:
+        typer.echo(composed_recipe(name, compose, directory))
+        return
+    if seeds is None:
+        raise typer.BadParameter("give your examples with --seeds, or a rule with --compose")
     request = InitRequest(
         name=name, seeds=seeds, evaluation=evaluation, input_field=input_field, output_field=output_field,
         answer_kind=answer_kind, large=large, small=small, directory=directory,

@@ -1,8 +1,10 @@
 """`psi init`: a recipe folder for the user's own task, guessed from the user's own file."""
 
+import importlib
 import json
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ DEFAULT_SMALL = "Qwen/Qwen2.5-0.5B-Instruct"
 MIN_ROWS_TO_SPLIT = 40
 """Fewer rows are all needed as examples."""
 MAX_EVALUATION_ROWS = 200
+COMPOSER = Path("recipes/miniature/compose.py")
 CPU_KV_CACHE_BYTES = {"large": 2 << 30, "small": 1 << 30}
 
 
@@ -46,11 +49,7 @@ def init_recipe(request: InitRequest) -> str:
     Raises:
         RecipeError: The folder exists, the columns cannot be guessed, or rows are wrong (SeedError).
     """
-    if not re.fullmatch(TASK_NAME, request.name):
-        raise RecipeError(f"{request.name}: is no name for a task; use lower case letters, digits, - and _")
-    folder = request.directory / request.name
-    if folder.exists():
-        raise RecipeError(f"{folder}: exists already; choose another name or remove it")
+    folder = new_folder(request.directory, request.name)
     rows = read_columns(request.seeds)
     guess = guess_task(rows, request.input_field, request.output_field, request.answer_kind)
     _check(request, guess)
@@ -71,6 +70,36 @@ def init_recipe(request: InitRequest) -> str:
         shutil.rmtree(folder)
         raise
     return _farewell(folder, guess, len(seeds), len(held_out))
+
+
+def new_folder(directory: Path, name: str) -> Path:
+    """Where the folder of a new task goes; it is not made yet.
+
+    Raises:
+        RecipeError: The name is no task name, or something is there.
+    """
+    if not re.fullmatch(TASK_NAME, name):
+        raise RecipeError(f"{name}: is no name for a task; use lower case letters, digits, - and _")
+    folder = directory / name
+    if folder.exists():
+        raise RecipeError(f"{folder}: exists already; choose another name or remove it")
+    return folder
+
+
+def composed_recipe(name: str, rule: str, directory: Path) -> str:
+    """Write the folder of a composition in the miniature's world; returns what to tell the user.
+
+    Raises:
+        RecipeError: The recipes are not at hand, the folder exists, or the rule is none.
+    """
+    root = Path(__file__).parents[1]
+    if not (root / COMPOSER).is_file():
+        raise RecipeError(
+            f"--compose: {root / COMPOSER} is not there; it needs a checkout of PSI, not only the package"
+        )
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # recipes are data, not an installed package
+    return importlib.import_module(".".join(COMPOSER.with_suffix("").parts)).compose(name, rule, directory)
 
 
 def _check(request: InitRequest, guess: Guess) -> None:

@@ -75,7 +75,8 @@ class Split:
     held_out: tuple[Rule, ...]
 
 
-def _signature(rule: Rule) -> tuple[str, ...]:
+def meaning(rule: Rule) -> tuple[str, ...]:
+    """What `rule` makes of 64 probe words: equal for rules that compute the same."""
     probe = random.Random(1)
     return tuple(apply(rule, random_word(probe, 4, MAX_WORD_LETTERS)) for _ in range(64))
 
@@ -90,8 +91,8 @@ def draw_split() -> Split:
     pairs = [(a, b) for a, b in itertools.permutations(FUNCTIONS, 2)]
     by_meaning: dict[tuple[str, ...], list[Rule]] = {}
     for rule in [*singles, *pairs]:
-        by_meaning.setdefault(_signature(rule), []).append(rule)
-    identity = tuple(_signature(("reverse", "reverse")))
+        by_meaning.setdefault(meaning(rule), []).append(rule)
+    identity = tuple(meaning(("reverse", "reverse")))
     candidates = [group for sign, group in by_meaning.items() if sign != identity and all(len(r) == 2 for r in group)]
     random.Random(SPLIT_SEED).shuffle(candidates)
     held: list[Rule] = []
@@ -114,11 +115,11 @@ SPLIT = draw_split()
 def _unseen_triples(split: Split) -> list[Rule]:
     """The triples that hold a held-out pair and compute what no seen rule computes."""
     hidden = set(split.held_out)
-    seen = {_signature(rule) for rule in (*split.singles, *split.pairs, *split.triples)}
+    seen = {meaning(rule) for rule in (*split.singles, *split.pairs, *split.triples)}
     triples = [
         (a, b, c) for a, b, c in itertools.product(FUNCTIONS, repeat=3) if a != b != c and {(a, b), (b, c)} & hidden
     ]
-    return [rule for rule in triples if _signature(rule) not in seen]
+    return [rule for rule in triples if meaning(rule) not in seen]
 
 
 def draw_tasks(split: Split) -> dict[str, Rule]:
