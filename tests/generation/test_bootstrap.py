@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from generation.statistics import accuracy, contrast, gap_recovered, holm, resample, seed_accuracies
+from generation.bootstrap import accuracy, contrast, gap_recovered, holm, resample, seed_accuracies
 
 FEW = 300
 
