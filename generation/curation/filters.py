@@ -1,11 +1,10 @@
-"""Filters that look at one row alone: its bounds, its label, and whether it copies a seed."""
+"""Filters that look at one row alone: its bounds and its label; and the words that only a demonstration can have put into a draft."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from generation.config import CurationConfig
-from generation.curation.text import InputText, read_input, template_words
 from generation.rows import Row
 from generation.task import Task
 
@@ -33,81 +32,60 @@ def label_reason(row: Row, task: Task) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _SeedWords:
-    """A seed's content words: how many there are, and for each a bit mask of its places."""
+_TOKEN = re.compile(r"[^\W_]+(?:[.,'\u2019-][^\W_]+)*")
+_POSSESSIVE = re.compile(r"['\u2019]s$")
+_SENTENCE_STARTS = '.!?:;\n"\u201c\u201d(-*'
+_MAX_NAME_SHARE = 1 / 6
+_MIN_DIGITS = 3
 
-    length: int
-    places: Mapping[str, int]
 
+def demo_tokens(demonstrations: Sequence[str], others: Sequence[str]) -> frozenset[str]:
+    """Names and odd numbers that only the demonstrations hold: a draft that has one took it from them.
 
-class CopyFinder:
-    """Finds inputs that repeat a seed.
-
-    An input copies a seed when both are equal after normalising, or when the ROUGE-L F of their content words reaches the threshold.
-    Content words are those that are not `text.template_words` of the seeds. Where either has fewer than two, only equality counts.
+    Names are words that are capitalised inside a sentence; in texts where more than one word in six is (German), none is taken for a
+    name. Odd numbers have at least three digits and do not end in 0.
 
     Args:
-        inputs: Inputs of the seeds, demonstrations included.
-        threshold: ROUGE-L F, 2 LCS / (words of the one + words of the other), at which an input is a copy.
-    """
+        demonstrations: Texts that a prompt shows.
+        others: What a draft may well share words with: other seeds, the task's description, principles.
 
-    def __init__(self, inputs: Sequence[str], threshold: float) -> None:
-        texts = [read_input(text) for text in inputs]
-        self._threshold = threshold
-        self._keys = {text.key for text in texts}
-        self._template = template_words([text.words for text in texts])
-        self._seeds: list[_SeedWords] = []
-        self._holders: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for text in texts:
-            self._add(self._content(text))
-
-    def reason(self, text: InputText) -> str | None:
-        """Why the input counts as a copy, if it does."""
-        if text.key in self._keys:
-            return "copy of a seed"
-        content = self._content(text)
-        if len(content) < 2:
-            return None
-        for number, shared in self._shared_words(content).items():
-            seed = self._seeds[number]
-            needed = self._threshold * (seed.length + len(content)) / 2
-            # The words in common, whatever their order, bound the subsequence from above.
-            if shared >= needed and _lcs_length(seed, content) >= needed:
-                return "nearly a copy of a seed"
-        return None
-
-    def _content(self, text: InputText) -> list[str]:
-        return [word for word in text.words if word not in self._template]
-
-    def _add(self, content: list[str]) -> None:
-        if len(content) < 2:
-            return
-        places: dict[str, int] = defaultdict(int)
-        for place, word in enumerate(content):
-            places[word] |= 1 << place
-        for word, mask in places.items():
-            self._holders[word].append((len(self._seeds), mask.bit_count()))
-        self._seeds.append(_SeedWords(len(content), dict(places)))
-
-    def _shared_words(self, content: list[str]) -> dict[int, int]:
-        """Seed number -> size of the bag of words in common."""
-        shared: dict[int, int] = defaultdict(int)
-        for word, times in Counter(content).items():
-            for number, times_in_seed in self._holders.get(word, ()):
-                shared[number] += min(times, times_in_seed)
-        return shared
-
-
-def _lcs_length(seed: _SeedWords, words: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one big-integer step per word.
+    Returns:
+        Tokens as written, to be asked for with `holds_token`.
 
     Source:
-        Hyyro, "Bit-parallel LCS-length computation revisited", AWOCA 2004.
+        The list of leaked words that Dromedary's filter keeps by hand (Sun et al. 2023, arXiv:2305.03047); finding them is ours.
     """
-    full = (1 << seed.length) - 1
-    unmatched = full
-    for word in words:
-        hits = unmatched & seed.places.get(word, 0)
-        unmatched = ((unmatched + hits) | (unmatched - hits)) & full
-    return seed.length - unmatched.bit_count()
+    tokens = [token for text in demonstrations for token in _tokens(text)]
+    names = [name for text in demonstrations for name in _names(text)]
+    found = {token for token in tokens if _is_odd_number(token)}
+    if len(names) <= _MAX_NAME_SHARE * len(tokens):
+        found.update(names)
+    known = {token.casefold() for text in others for token in _tokens(text)}
+    return frozenset(token for token in found if token.casefold() not in known)
+
+
+def holds_token(text: str, tokens: AbstractSet[str]) -> bool:
+    """Whether a draft holds one of `demo_tokens`. Case counts: the month May is not the verb."""
+    return bool(tokens) and not tokens.isdisjoint(_tokens(text))
+
+
+def _tokens(text: str) -> list[str]:
+    return [_POSSESSIVE.sub("", token) for token in _TOKEN.findall(text)]
+
+
+def _names(text: str) -> list[str]:
+    return [
+        _POSSESSIVE.sub("", match.group())
+        for match in _TOKEN.finditer(text)
+        if len(match.group()) > 1 and match.group()[0].isupper() and not _starts_sentence(text, match.start())
+    ]
+
+
+def _starts_sentence(text: str, place: int) -> bool:
+    before = text[:place].rstrip(" \t")
+    return not before or before[-1] in _SENTENCE_STARTS
+
+
+def _is_odd_number(token: str) -> bool:
+    digits = re.sub(r"\D", "", token)
+    return token[0].isdigit() and len(digits) >= _MIN_DIGITS and not digits.endswith("0")

@@ -24,10 +24,11 @@ from fractions import Fraction
 
 from generation.config import CurationConfig
 from generation.curation.balance import ShareCap, opening
+from generation.curation.copies import CopyFinder
 from generation.curation.counts import StageCounts, funnel
 from generation.curation.decontaminate import EvaluationIndex
 from generation.curation.dedup import NearDuplicates
-from generation.curation.filters import CopyFinder, bounds_reason, label_reason
+from generation.curation.filters import bounds_reason, label_reason
 from generation.curation.text import InputText, input_key, read_input
 from generation.errors import RecipeError, StorageError
 from generation.rows import Row

@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
-from generation.curation.filters import CopyFinder, bounds_reason, label_reason
+from generation.curation.copies import CopyFinder
+from generation.curation.filters import bounds_reason, label_reason
 from generation.curation.text import input_key, read_input
 from generation.rows import Row
 from generation.task import Task
