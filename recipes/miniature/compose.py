@@ -15,7 +15,7 @@ from cluster.init import new_folder
 from cluster.recipe import load_recipe
 from generation.errors import PsiError, RecipeError
 from recipes.miniature.make_tasks import FOLDER, Row, draw_rows, write_rows
-from recipes.miniature.world import FUNCTIONS, SPLIT, Rule, apply, meaning
+from recipes.miniature.world import FUNCTIONS, SPLIT, Rule, meaning
 
 MAX_DEPTH = 3
 """Longer compositions were in no pretraining document, so that the small model follows none of them."""
@@ -119,14 +119,14 @@ def _oracle(name: str, rule: Rule) -> str:
 
 def _farewell(folder: Path, rule: Rule, seeds: list[Row], num_evaluation: int) -> str:
     seen = seen_as(rule)
-    hidden = [f"'{'; '.join(pair)}'" for pair in itertools.pairwise(rule) if pair in SPLIT.held_out]
+    hidden = [f"'{'; '.join(pair)}' is in none" for pair in itertools.pairwise(rule) if pair in SPLIT.held_out]
     if seen:
-        known = "yes" if seen == rule else f"yes, as '{'; '.join(seen)}', which computes the same"
+        known = "saw this rule" if seen == rule else f"saw this as '{'; '.join(seen)}', which computes the same"
     else:
-        known = f"no, no document computes this; {' and '.join(hidden)} is in none"
+        known = ", ".join(["no document computes this", *hidden])
     return f"""wrote {folder}/recipe.toml
   rule        {"; ".join(rule)}
-  seen        {known}
+  pretraining {known}
   example     {seeds[0]["input"]}>{seeds[0]["steps"]}
   rows        {len(seeds)} seeds, {num_evaluation} for evaluation, true answers from oracle.py
 Then:
