@@ -11,7 +11,8 @@ from markupsafe import Markup
 from cluster.progress import NOT_MEASURED, count, duration, interval, percent
 from cluster.report_data import gather
 from cluster.report_files import open_run
-from cluster.report_plots import accuracy_picture, loss_picture, throughput_picture, yield_picture
+from cluster.report_plots import accuracy_picture, color, loss_picture, throughput_picture, yield_picture
+from generation.arms import arm_spec
 from generation.storage import Store
 
 UNITS = {
@@ -62,12 +63,6 @@ SOURCES = {
     "run": "recipe.json",
 }
 """Where a section's numbers come from."""
-
-MEANINGS = {
-    "base": "the small model, untrained",
-    "direct": "trained on instances written from demonstrations",
-    "psi": "trained on instances written from principles",
-}
 
 PICTURES = {
     "accuracy": (accuracy_picture, "arms"),
@@ -147,7 +142,11 @@ def render(report: Mapping[str, Any]) -> str:
     }
     pictures = {name: _picture(draw(report[section])) for name, (draw, section) in PICTURES.items()}
     return environment.get_template("report.html.jinja").render(
-        report=report, pictures=pictures, lede=lede(report), meanings=MEANINGS
+        report=report,
+        pictures=pictures,
+        lede=lede(report),
+        meanings={arm: arm_spec(arm).meaning for arm in report["arms"]},
+        colors={arm: color(arm) for arm in report["arms"]},
     )
 
 

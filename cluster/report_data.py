@@ -2,29 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
+from cluster.report_tokens import read_tokens
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.dataset_seal import newest_seal
 from generation.principles.model import Principle, principles_file, read_principles
 from generation.storage import Store
-
-LARGE_STAGES = frozenset({"mine"})
-"""What the tokens of the large model are booked under; all other stages are the small model's."""
-
-STAGE_ORDER = ("mine", "probe", "draft", "answer", "evaluate")
-
-TOKEN_KINDS = {
-    "requests": "requests",
-    "prompt": "prompt_tokens",
-    "cached": "cached_tokens",
-    "generated": "output_tokens",
-}
 
 _VARIABLE = re.compile(r"\b(?:[0-9a-f]{16,}|\d+(?:\.\d+)?)\b")
 """Ids and numbers in a reason: without them, equal reasons can be counted."""
@@ -32,17 +21,17 @@ _VARIABLE = re.compile(r"\b(?:[0-9a-f]{16,}|\d+(?:\.\d+)?)\b")
 
 def gather(files: RunFiles) -> dict[str, Any]:
     """All sections of `report.json` but `units` and `missing`."""
-    arms = files.generating_arms
+    trained, generating = files.trained_arms, files.generating_arms
     return {
         "format_version": 1,
         "run": _run(files),
         "arms": {arm: _arm(files, arm) for arm in files.arms},
-        "dataset": {arm: _dataset(files.folder(arm)) for arm in arms},
-        "yield": {arm: read_yield(files.metrics[arm], files.summaries[arm]) for arm in arms},
+        "dataset": {arm: _dataset(files.folder(arm)) for arm in trained},
+        "yield": {arm: read_yield(files.metrics[arm], files.summaries[arm]) for arm in generating},
         "principles": _principles(files.run),
-        "training": {arm: _training(files, arm) for arm in arms},
-        "tokens": _tokens(files),
-        "throughput": {arm: generation_speed(files.metrics[arm]) for arm in arms},
+        "training": {arm: _training(files, arm) for arm in trained},
+        "tokens": read_tokens(files),
+        "throughput": {arm: generation_speed(files.metrics[arm]) for arm in generating},
         "stages": {name: _stage(facts) for name, facts in files.stages.items()},
         "wall": _wall(files.stages),
         "machine": _machine(files),
@@ -170,46 +159,3 @@ def _machine(files: RunFiles) -> dict[str, Any]:
     for facts in [files.recipe, *files.stages.values()]:
         notes |= {key: facts[key] for key in notes if facts.get(key)}
     return notes
-
-
-def _tokens(files: RunFiles) -> dict[str, Any]:
-    """Tokens by model. A total is None as long as one of its sources is missing."""
-    sources = _token_sources(files)
-    known = [source for source in sources.values() if source is not None]
-    large = [sources["principles"]]
-    return {
-        "large": _token_sum(large, large=True),
-        "small": _token_sum(list(sources.values()), large=False),
-        "by_stage": _token_sum_by_stage(known),
-    }
-
-
-def _token_sources(files: RunFiles) -> dict[str, dict[str, Any] | None]:
-    """Request stage to counts, by where it stands; generating is counted from the manifest, so not from its stage file."""
-    sources: dict[str, dict[str, Any] | None] = {"principles": files.stages.get("principles", {}).get("tokens")}
-    for arm, lines in files.metrics.items():
-        sources[f"generate-{arm}"] = lines[-1].get("tokens") if lines else None
-    for arm in files.arms:
-        sources[f"evaluate-{arm}"] = files.stages.get(f"evaluate-{arm}", {}).get("tokens")
-    return sources
-
-
-def _token_sum(sources: Sequence[Mapping[str, Any] | None], large: bool) -> dict[str, float | None]:
-    sums: dict[str, float | None] = {}
-    for kind, key in TOKEN_KINDS.items():
-        counts = [
-            None if source is None else [v.get(key) for s, v in source.items() if (s in LARGE_STAGES) == large]
-            for source in sources
-        ]
-        flat = [count for part in counts if part is not None for count in part]
-        sums[kind] = None if None in counts or None in flat else sum(flat)
-    return sums
-
-
-def _token_sum_by_stage(sources: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    sums: dict[str, Counter[str]] = {}
-    for source in sources:
-        for stage, values in source.items():
-            sums.setdefault(stage, Counter()).update({k: values.get(key) or 0 for k, key in TOKEN_KINDS.items()})
-    known = [stage for stage in STAGE_ORDER if stage in sums]
-    return {stage: dict(sums[stage]) for stage in [*known, *sorted(set(sums) - set(known))]}

@@ -5,17 +5,17 @@ Seeds and generated rows are not among them, so that no text of a private task c
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from generation.arms import arm_spec, in_reading_order
 from generation.errors import StorageError
 from generation.storage import Store
 
-ARMS = ("base", "direct", "psi")
-GENERATING_ARMS = ("direct", "psi")
-"""Arms that have rows, a dataset and a training job of their own."""
+_ARM_STAGE = re.compile(r"(?:generate|train|evaluate)-(.+?)(?:\.seed-\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,15 @@ class RunFiles:
     Attributes:
         run: The run folder.
         recipe: `recipe.json`, or empty.
+        arms: Those that the recipe asks for or the run has, in reading order.
         stages: `stages/*.json` by name, in the order in which they began.
         metrics: Lines of `metrics/generation-*.jsonl` by arm, in time order.
-        summaries: `dataset/round-0/summary.json` by arm, or empty.
+        summaries: `dataset/round-0/summary.json` by trained arm, or empty.
     """
 
     run: Store
     recipe: dict[str, Any]
+    arms: list[str]
     stages: dict[str, dict[str, Any]]
     metrics: dict[str, list[dict[str, Any]]]
     summaries: dict[str, dict[str, Any]]
@@ -42,14 +44,14 @@ class RunFiles:
         return self.recipe.get("recipe", self.recipe)
 
     @property
-    def arms(self) -> list[str]:
-        """The arms that the recipe asks for, in reading order; all of them where it does not say."""
-        return arms_of(self.recipe)
-
-    @property
     def generating_arms(self) -> list[str]:
         """Those of `arms` that generate rows."""
-        return [arm for arm in self.arms if arm in GENERATING_ARMS]
+        return [arm for arm in self.arms if arm_spec(arm).writes]
+
+    @property
+    def trained_arms(self) -> list[str]:
+        """Those of `arms` that have a dataset and a training job of their own."""
+        return [arm for arm in self.arms if arm_spec(arm).trained]
 
     def folder(self, arm: str) -> Store:
         """Where an arm keeps its plan, rows, dataset and model."""
@@ -67,20 +69,23 @@ def open_run(run: Store) -> RunFiles:
     recipe = read_object(run, "recipe.json")
     names = [name for name in run.names("stages") if name.endswith(".json")]
     stages = {name.removesuffix(".json"): read_object(run, f"stages/{name}") for name in names}
-    folders = {arm: arm_folder(run, arm) for arm in arms_of(recipe) if arm in GENERATING_ARMS}
+    arms = _arms(recipe, stages)
+    folders = {arm: arm_folder(run, arm) for arm in arms if arm_spec(arm).trained}
     return RunFiles(
         run=run,
         recipe=recipe,
+        arms=arms,
         stages=dict(sorted(stages.items(), key=lambda item: moment(item[1].get("started")) or 0.0)),
-        metrics={arm: _generation_metrics(folder) for arm, folder in folders.items()},
+        metrics={arm: _generation_metrics(folder) for arm, folder in folders.items() if arm_spec(arm).writes},
         summaries={arm: read_object(folder, "dataset/round-0/summary.json") for arm, folder in folders.items()},
     )
 
 
-def arms_of(recipe: Mapping[str, Any]) -> list[str]:
-    """The arms of a resolved recipe, in reading order."""
-    wanted = recipe.get("recipe", recipe).get("generation", {}).get("arms", ARMS)
-    return [arm for arm in ARMS if arm in wanted]
+def _arms(recipe: Mapping[str, Any], stages: Iterable[str]) -> list[str]:
+    """A record of a recipe may be older than the arms that were added to its run."""
+    asked = recipe.get("recipe", recipe).get("generation", {}).get("arms", ("psi",))
+    done = [match[1] for stage in stages if (match := _ARM_STAGE.fullmatch(stage))]
+    return in_reading_order([*asked, *done])
 
 
 def arm_folder(run: Store, arm: str) -> Store:

@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 INK, MUTED, GRID, LOST = "#22303c", "#667482", "#e4e8ec", "#ead9d3"
-COLORS = {"base": "#9aa6b2", "direct": "#c68a35", "psi": "#23707a"}
+COLORS = {
+    "base": "#9aa6b2", "fewshot": "#7d8794", "inference-only": "#5d6874", "seeds": "#b58fa5", "direct": "#c68a35", "large": "#8a4f3d",
+    "psi": "#23707a", "placebo": "#a3a04a", "small-written": "#5b8c5a", "no-selection": "#6d7fb0", "no-voting": "#8d6bab",
+}  # fmt: skip
+COLOR_WITHOUT_A_LEVEL = "#74a9ae"
 
 WIDTH_INCHES = 8.6
 
@@ -38,6 +42,12 @@ STYLE: dict[Any, Any] = {
 }
 
 MAX_PANELS = 4
+MAX_FUNNELS_IN_A_ROW = 3
+
+
+def color(arm: str) -> str:
+    """The colour of an arm, on the page and in its pictures."""
+    return COLORS.get(arm, COLOR_WITHOUT_A_LEVEL)
 
 
 def accuracy_picture(arms: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -66,7 +76,7 @@ def _accuracy_panel(axis: Axes, scores: Mapping[str, Mapping[str, Any]]) -> None
             axis.text(0.02, place, "not measured", va="center", color=MUTED, fontstyle="italic")
             continue
         low, high = score.get("ci95") or (None, None)
-        axis.barh(place, accuracy, height=0.62, color=COLORS[name])
+        axis.barh(place, accuracy, height=0.62, color=color(name))
         if low is not None and high is not None:
             axis.plot([low, high], [place, place], color="white", linewidth=3.4, solid_capstyle="butt")
             axis.plot([low, high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
@@ -87,14 +97,18 @@ def yield_picture(yields: Mapping[str, Mapping[str, Any]]) -> str | None:
     funnels = {arm: steps for arm, steps in funnels.items() if len(steps) > 1}
     if not funnels:
         return None
+    columns = min(len(funnels), MAX_FUNNELS_IN_A_ROW)
+    rows = -(-len(funnels) // columns)
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(1, len(funnels), squeeze=False)[0]
-        for axis, (arm, steps) in zip(axes, funnels.items(), strict=True):
-            axis.set_title(arm, color=COLORS[arm], fontweight="bold")
-            _funnel_panel(axis, steps, COLORS[arm])
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis, (arm, steps) in zip(axes, funnels.items(), strict=False):
+            axis.set_title(arm, color=color(arm), fontweight="bold")
+            _funnel_panel(axis, steps, color(arm))
+        for axis in axes[len(funnels) :]:
+            axis.set_axis_off()
 
-    return _svg("yield", draw, height=0.6 + 0.29 * max(len(steps) for steps in funnels.values()))
+    return _svg("yield", draw, height=rows * (0.6 + 0.29 * max(len(steps) for steps in funnels.values())))
 
 
 def funnel(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -135,8 +149,8 @@ def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
         speed_axis, rows_axis = figure.subplots(1, 2)
         for arm, columns in series.items():
             seconds = columns["seconds"]
-            speed_axis.plot(seconds, columns["generated_tokens_per_second"], color=COLORS[arm], label=arm)
-            rows_axis.plot(seconds, columns["accepted_rows"], color=COLORS[arm], label=arm)
+            speed_axis.plot(seconds, columns["generated_tokens_per_second"], color=color(arm), label=arm)
+            rows_axis.plot(seconds, columns["accepted_rows"], color=color(arm), label=arm)
         speed_axis.set_title("generated tokens/s")
         rows_axis.set_title("accepted rows")
         for axis in (speed_axis, rows_axis):
@@ -157,7 +171,7 @@ def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
         axis = figure.subplots()
         for arm, columns in series.items():
             losses = [float("nan") if loss is None else loss for loss in columns["loss"]]
-            axis.plot(columns["step"], losses, color=COLORS[arm], label=arm)
+            axis.plot(columns["step"], losses, color=color(arm), label=arm)
         axis.set_title("training loss per answer token, nats")
         _lines_panel(axis, "optimizer step")
         axis.set_ylim(bottom=0)

@@ -340,12 +340,26 @@ def test_reasons_that_differ_by_an_id_or_a_number_are_counted_together(run: Stor
     }  # fmt: skip
 
 
-def test_only_the_arms_of_the_recipe_are_reported(run: Store) -> None:
-    recipe = {**RECIPE, "recipe": {**RECIPE["recipe"], "generation": {"arms": ["psi"]}}}
+def test_the_arms_that_the_run_has_are_reported_beside_those_of_the_recipe(run: Store) -> None:
+    recipe = {**RECIPE, "recipe": {**RECIPE["recipe"], "generation": {"arms": ["psi", "placebo"]}}}
     run.replace("recipe.json", json_bytes(recipe))
+    run.replace("stages/train-psi-minus-skill.seed-2.json", json_bytes({"stage": "train"}))
+    for stage in ("generate-direct", "train-direct", "evaluate-direct"):
+        run.local(f"stages/{stage}.json").unlink()
     report = read_report(run)
-    assert list(report["arms"]) == ["psi"]
+    assert list(report["arms"]) == ["base", "psi", "psi-minus-skill", "placebo"]
     assert not any("direct" in path for path in report["missing"])
+    assert "psi-minus-skill" in render(report)
+
+
+def test_tokens_of_the_arm_that_the_large_model_writes_are_its_own(run: Store) -> None:
+    large = run.child("arms/large")
+    large.replace("metrics/generation-0001.jsonl", json_lines(generation_lines("psi")))
+    run.replace("stages/evaluate-large.json", json_bytes({"tokens": {"evaluate": TOKENS}}))
+    run.replace("stages/evaluate-large.seed-1.json", json_bytes({"tokens": {"evaluate": TOKENS}}))
+    tokens = read_report(run)["tokens"]
+    assert tokens["large"]["generated"] == 3 * TOKENS["output_tokens"]
+    assert tokens["small"]["generated"] == 10 * TOKENS["output_tokens"]
 
 
 def test_the_page_is_one_file_that_needs_no_network(page: str) -> None:
