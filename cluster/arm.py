@@ -9,6 +9,7 @@ from cluster.recipe import Recipe
 from cluster.task_fold import TaskFold, TaskWork
 from generation.curation.counts import StageCounts
 from generation.dataset import DatasetSummary, Oracle, TaskRows, sealed_targets, write_dataset
+from generation.engines.config import PoolConfig
 from generation.errors import RecipeError
 from generation.instances.flow import InstanceContext
 from generation.instances.plan_log import read_records
@@ -22,9 +23,10 @@ class ArmRun:
     """What one arm is to generate.
 
     Attributes:
-        arm: `psi` or `direct`.
+        arm: Its name.
         store: The arm's run folder.
-        recipe: The resolved recipe: sections generation, curation, limits, cluster and pools.small are used.
+        recipe: The resolved recipe: sections generation, curation, limits and cluster are used.
+        pool: The pool whose model writes.
         work: Its tasks.
         context: For the instance flows.
         provenance: What the dataset's rows come from (`write_dataset`).
@@ -36,6 +38,7 @@ class ArmRun:
     arm: str
     store: Store
     recipe: Recipe
+    pool: PoolConfig
     work: tuple[TaskWork, ...]
     context: InstanceContext
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -131,6 +131,20 @@ def run(
     typer.echo(show_run(preview.recipe.run.output, rows=limit))
 
 
+@app.command(epilog="\b\nExample:\n  psi compare mytask compare.training_seeds=5")
+def compare(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Go the whole way with all arms of [compare], or resume it.
+
+    The same run folder as `psi run`, more arms, several training seeds; ends with contrasts and their intervals in compare.md.
+    """
+    from cluster.compare import build_compare, compare_table
+    from cluster.driver import run_all
+    from cluster.recipe import compared, load_recipe
+
+    store = run_all(compared(load_recipe(recipe, overrides or [])), compares=True)
+    typer.echo(compare_table(build_compare(store)))
+
+
 @app.command()
 def principles(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Stage 1 alone: find principles."""

@@ -10,14 +10,16 @@ from dataclasses import replace
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
 from cluster.lock import DriverLock
-from cluster.open_run import TRAINED_ARMS, OpenRun
+from cluster.open_run import OpenRun
+from cluster.principles_stage import arm_principles, principles_stage
 from cluster.progress import ProgressLine, summary_table
 from cluster.recipe import LoadedRecipe, load_tasks
 from cluster.report import build_report, read_report
 from cluster.report_files import arm_folder
 from cluster.session import ray_session
 from cluster.stage_pools import StagePools
-from cluster.stages import evaluate_stage, principles_stage, train_stage
+from cluster.stages import evaluate_stage, train_stage
+from generation.arms import arm_spec
 from generation.curation.decontaminate import contaminated_seeds
 from generation.dataset import DATASET_FOLDER
 from generation.errors import GaveUpError, RunLockedError
@@ -31,8 +33,13 @@ LOCK_POLL_SECONDS = 1.0
 STAGES = ("principles", "generate", "train", "evaluate", "report")
 
 
-def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES) -> Store:
+def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool = False) -> Store:
     """Take a run through stages, in order; what is there already is not done again.
+
+    Args:
+        loaded: The recipe.
+        stages: Some of `STAGES`.
+        compares: Train headline arms from several training seeds.
 
     Returns:
         The run folder.
@@ -43,7 +50,7 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES) -> Store:
         if set(stages) != {"report"}:
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
             with _opened(loaded, line, patience) as run:
-                _run_stages(run, stages)
+                _run_stages(replace(run, compares=compares), stages)
         if "report" in stages:
             build_report(store)
             line.say(summary_table(read_report(store)))
@@ -59,7 +66,7 @@ def _await_datasets(loaded: LoadedRecipe, line: ProgressLine) -> float:
 
     store, patience = Store(loaded.recipe.run.output), loaded.recipe.training.dataset_deadline_seconds
     deadline = time.monotonic() + patience
-    for arm in set(TRAINED_ARMS) & set(loaded.recipe.generation.arms):
+    for arm in [name for name in loaded.recipe.generation.arms if arm_spec(name).trained]:
         dataset = arm_folder(store, arm).child(DATASET_FOLDER)
         if not dataset.exists("SEALED.json"):
             line.say(f"train: waiting up to {patience:.0f} s for {dataset.uri} to be sealed by `psi generate`")
@@ -126,18 +133,16 @@ def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> t
 
 def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     with StagePools(run.recipe) as pools:
-        wanted = tuple(stages) == ("principles",) or ("generate" in stages and "psi" in run.trained_arms)
-        principles = principles_stage(run, pools) if wanted else []
-        if "generate" in stages:
-            for arm in run.trained_arms:
-                generate_stage(run, arm, principles, pools)
-        evaluated = run.recipe.generation.arms if "evaluate" in stages else ()
-        if "base" in evaluated:
-            evaluate_stage(run, "base", pools)
-    if "train" in stages:
-        for arm in run.trained_arms:
-            train_stage(run, arm)
+        if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
+            principles_stage(run, pools)
+        for arm in run.arms:
+            if arm.trained and "generate" in stages:
+                generate_stage(run, arm, arm_principles(run, arm, pools), pools)
+            if not arm.trained and "evaluate" in stages:
+                evaluate_stage(run, arm, 0, pools)
+    trained = [(arm, number) for arm in run.arms if arm.trained for number in run.models_of(arm)]
+    for arm, number in trained if "train" in stages else ():
+        train_stage(run, arm, number)
     with StagePools(run.recipe) as pools:
-        for arm in evaluated:
-            if arm != "base":
-                evaluate_stage(run, arm, pools)
+        for arm, number in trained if "evaluate" in stages else ():
+            evaluate_stage(run, arm, number, pools)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cluster.recipe import Recipe
+from generation.arms import arm_spec
 from generation.config import SamplingConfig
 from generation.engines.config import VllmEngine
 from generation.task import Task
@@ -50,7 +51,7 @@ class Work:
 def estimate(recipe: Recipe, tasks: Sequence[Task]) -> Work:
     """Sum over tasks and arms."""
     generation, training = recipe.generation, recipe.training
-    arms = [arm for arm in generation.arms if arm != "base"]
+    arms = [arm for arm in generation.arms if arm_spec(arm).writes]
     rounds = sorted(generation.voting.rounds)
     votes = rounds[min(ASSUMED_ROUND, len(rounds) - 1)]
     flows_per_task = round(generation.accepted_rows / ASSUMED_YIELD) * len(arms)

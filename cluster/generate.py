@@ -7,14 +7,18 @@ from cluster.arm import ArmFold, ArmResult, ArmRun, total_dropped
 from cluster.coordinator_link import CoordinatorLink, coordinator_actor
 from cluster.generation_loop import GenerationLoop, GenerationPool
 from cluster.metrics import session_seconds
-from cluster.open_run import TRAINED_ARMS, OpenRun
+from cluster.open_run import OpenRun
 from cluster.oracle import load_oracle
 from cluster.progress import Counters
 from cluster.stage_pools import StagePools
 from cluster.stages import model_name
 from cluster.task_fold import TaskWork
-from generation.dataset import sealed_targets
-from generation.instances.bundles import Arm, make_bundles, make_cells
+from generation.arms import ArmSpec
+from generation.config import GenerationConfig, VotingConfig
+from generation.dataset import sealed_targets, write_human_dataset
+from generation.engines.config import PoolConfig
+from generation.errors import RecipeError
+from generation.instances.bundles import make_bundles, make_cells
 from generation.instances.flow import InstanceContext, without_seeds
 from generation.manifest import replay
 from generation.principles.model import Principle
@@ -25,40 +29,72 @@ from generation.task import Task
 CoordinatorOf = Callable[[Store, float], AbstractContextManager[CoordinatorLink]]
 
 
-def generate_stage(run: OpenRun, arm: Arm, principles: Sequence[Principle], pools: StagePools) -> None:
-    """Generate an arm's dataset, or make it grow to the recipe's target."""
-    stage, target = f"generate-{arm}", run.recipe.generation.accepted_rows
-    if run.done(stage) and all(target in sealed_targets(run.arm(arm), task.name) for task in run.tasks):
+FIRST_ANSWER = VotingConfig(rounds=(1,), min_agreement=0.0)
+"""What stands for the vote in an arm without voting."""
+
+
+def generate_stage(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle], pools: StagePools) -> None:
+    """Generate an arm's dataset, or make it grow to the recipe's target. An arm that writes no rows has the human examples as dataset."""
+    stage, target, store = f"generate-{arm.name}", run.recipe.generation.accepted_rows, run.arm(arm.name)
+    if run.done(stage) and (not arm.writes or all(target in sealed_targets(store, task.name) for task in run.tasks)):
         return
     with run.record(stage) as facts:
-        result = generate_arm(arm_run(run, arm, principles), pools.small, run.line.show)
+        if not arm.writes:
+            provenance = {"run": _run_id(run, arm), "identity": run.loaded.identity_hash}
+            facts["dataset"] = write_human_dataset(store, run.tasks, run.prompts, provenance).digest
+            return
+        pool = pools.large if arm.writer == "large" else pools.small
+        result = generate_arm(arm_run(run, arm, principles), pool, run.line.show)
         facts |= {"accepted": result.accepted, "overshoot": result.overshoot, "dropped": result.dropped}
         facts |= {"dataset": result.dataset.digest, "given_up": result.given_up}
 
 
-def arm_run(run: OpenRun, arm: Arm, principles: Sequence[Principle]) -> ArmRun:
-    """What an arm of a run is to generate."""
-    generation, model = run.recipe.generation, model_name(run.recipe.pools.small.engine)
+def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmRun:
+    """What an arm of a run is to generate.
+
+    Raises:
+        RecipeError: The arm's writer is the large model, and the recipe has none.
+    """
+    pool, generation = _writer(run, arm), _generation(run, arm)
     held_out = tuple(seed.input for task in run.tasks for seed in load_evaluation(task.config))
-    run_id = f"{run.recipe.run.name}/{arm}"
+    run_id, model = _run_id(run, arm), model_name(pool.engine)
     tasks = {task.name: without_seeds(task) for task in run.tasks}
-    small, others = run.recipe.pools.small, [other for other in TRAINED_ARMS if other != arm]
-    elsewhere = sum(session_seconds(run.arm(other), "generation") for other in others)
-    other_stages = run.seconds_beside_generation()
+    others = [other for other in run.arms if other.writes and other != arm]
+    elsewhere = {other.name: session_seconds(run.arm(other.name), "generation") for other in others}
+    gpus = {other.name: _writer(run, other).gpus * _writer(run, other).replicas for other in others}
     return ArmRun(
-        arm=arm,
-        store=run.arm(arm),
-        recipe=run.recipe,
+        arm=arm.name,
+        store=run.arm(arm.name),
+        recipe=run.recipe.model_copy(update={"generation": generation}),
+        pool=pool,
         work=tuple(_work(run, arm, task, principles, held_out) for task in run.tasks),
         context=InstanceContext(run_id, tasks, run.prompts, generation, model),
         provenance={"run": run_id, "identity": run.loaded.identity_hash, "model": model},
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
-        spent_seconds=elsewhere + other_stages,
-        spent_gpu_hours=elsewhere * small.gpus * small.replicas / 3600,
+        spent_seconds=sum(elsewhere.values()) + run.seconds_beside_generation(),
+        spent_gpu_hours=sum(seconds * gpus[name] for name, seconds in elsewhere.items()) / 3600,
     )
 
 
-def _work(run: OpenRun, arm: Arm, task: Task, principles: Sequence[Principle], held_out: tuple[str, ...]) -> TaskWork:
+def _run_id(run: OpenRun, arm: ArmSpec) -> str:
+    return f"{run.recipe.run.name}/{arm.name}"
+
+
+def _generation(run: OpenRun, arm: ArmSpec) -> GenerationConfig:
+    generation = run.recipe.generation
+    return generation if arm.voting else generation.model_copy(update={"voting": FIRST_ANSWER})
+
+
+def _writer(run: OpenRun, arm: ArmSpec) -> PoolConfig:
+    pool = run.recipe.pools.large if arm.writer == "large" else run.recipe.pools.small
+    if pool is None:
+        raise RecipeError(f"pools.large: is missing, and arm '{arm.name}' writes with the large model; add it")
+    return pool
+
+
+def _work(
+    run: OpenRun, arm: ArmSpec, task: Task, principles: Sequence[Principle], held_out: tuple[str, ...]
+) -> TaskWork:
     generation = run.recipe.generation
     bundles = make_bundles(task, principles, run.prompts, generation, arm)
     kinds = tuple((bundle, make_cells(bundle, task, run.prompts, generation)) for bundle in bundles)

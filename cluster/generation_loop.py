@@ -121,7 +121,7 @@ class GenerationLoop:
 
     def _plan(self, answer: PrefixAnswer) -> None:
         flows = self._run.recipe.generation.flows_per_unit
-        replicas = self._run.recipe.pools.small.replicas
+        replicas = self._run.pool.replicas
         index = answer.next_record
         for name, task in self._fold.tasks.items():
             planned = answer.planned.get(name, 0)
@@ -167,8 +167,7 @@ class GenerationLoop:
     def _limit_reached(self) -> str:
         limits, run = self._run.recipe.limits, self._run
         seconds = self._earlier + time.monotonic() - self._started
-        small = run.recipe.pools.small
-        gpu_hours = run.spent_gpu_hours + seconds * small.gpus * small.replicas / 3600
+        gpu_hours = run.spent_gpu_hours + seconds * run.pool.gpus * run.pool.replicas / 3600
         if limits.wall_seconds is not None and run.spent_seconds + seconds >= limits.wall_seconds:
             return f"limits.wall_seconds = {limits.wall_seconds:g} is reached"
         if limits.gpu_hours is not None and gpu_hours >= limits.gpu_hours:

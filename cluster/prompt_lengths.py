@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.recipe import LoadedRecipe, Recipe
+from generation.arms import arm_spec
 from generation.config import SamplingConfig
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.instances.bundles import make_bundles, make_cells
@@ -33,9 +34,8 @@ def _of_arms(recipe: Recipe, task: Task, prompts: PromptSet, principles: Sequenc
     generation, longest = recipe.generation, max(task.seeds, key=lambda seed: len(seed.input)).input
     question = prompts.render("answer_text", task=task, input=longest)
     found: list[str] = []
-    for arm in ("direct", "psi"):
-        if arm not in generation.arms:
-            continue
+    for arm in [spec for spec in map(arm_spec, generation.arms) if spec.writes]:
+        pool = recipe.pools.large if arm.writer == "large" else recipe.pools.small
         shown = principles or [_stand_in(task)]
         bundles = make_bundles(task, shown, prompts, generation, arm)
         drafts = [
@@ -43,8 +43,8 @@ def _of_arms(recipe: Recipe, task: Task, prompts: PromptSet, principles: Sequenc
         ]
         answers = [bundle.answer_prefix + question for bundle in bundles]
         for name, texts, sampling in (("draft", drafts, generation.draft), ("answer", answers, generation.answer)):
-            what = f"task {task.name}: the longest {name} prompt of arm {arm}"
-            found += _warning(what, f"generation.{name}", texts, sampling, recipe.pools.small)
+            what = f"task {task.name}: the longest {name} prompt of arm {arm.name}"
+            found += _warning(what, f"generation.{name}", texts, sampling, pool or recipe.pools.small)
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.model_facts import context_tokens
+from generation.arms import arm_spec
 from generation.config import TaskConfig
 from generation.engines.config import HttpEngine, PoolConfig, VllmEngine
 from generation.engines.privacy import require_allowed
@@ -112,12 +113,17 @@ def _regex(pattern: str) -> str | None:
 
 
 def _principle_mistakes(recipe: Recipe) -> list[str]:
-    if recipe.pools.large or not recipe.needs_large:
-        return []
-    return [
-        "pools.large: is missing, and the psi arm needs principles; add a large model, or name a file of principles "
-        "in principles.from, or leave psi out of generation.arms"
+    mistakes = [
+        f"generation.arms: {spec.name} leaves out level '{spec.minus_level}', which principles.levels does not have"
+        for spec in map(arm_spec, recipe.generation.arms)
+        if spec.minus_level and spec.minus_level not in recipe.principles.levels
     ]
+    if recipe.needs_large and not recipe.pools.large:
+        mistakes.append(
+            "pools.large: is missing, and an arm needs it, to find principles or to write rows; add a large model, or name a file of "
+            "principles in principles.from, or leave psi (or large) out of generation.arms"
+        )
+    return mistakes
 
 
 def _prompt_mistakes(recipe: Recipe, folder: Path) -> list[str]:

@@ -13,58 +13,21 @@ from cluster.pools import Pool
 from cluster.progress import Counters
 from cluster.report_files import read_metrics
 from cluster.stage_pools import StagePools, TokenBook
+from generation.arms import ArmSpec
 from generation.dataset import DATASET_FOLDER, SealedDataset, human_rows, read_sealed
 from generation.engines.config import VllmEngine
-from generation.engines.privacy import require_allowed
 from generation.engines.weights import model_digest
 from generation.errors import NotSealedError, RecipeError
-from generation.evaluate import ItemResult, evaluation_calls, score
-from generation.journal import Journal
-from generation.principles.ask import Asks, values_of
-from generation.principles.find import find_principles
-from generation.principles.model import Principle, load_principles, principles_file, read_principles, write_principles
+from generation.evaluate import Asked, ItemResult, evaluation_calls, score
+from generation.instances.bundles import answer_prefix
+from generation.principles.ask import values_of
+from generation.principles.model import read_principles
 from generation.seeds import load_evaluation
 from generation.storage import Store, json_bytes, json_lines
+from generation.task import Task
 
 MODEL_FOLDER = "models/round-0"
 METRICS_POLL_SECONDS = 1.0
-
-
-def principles_stage(run: OpenRun, pools: StagePools) -> list[Principle]:
-    """Mine and select principles, or read those of the run."""
-    if run.done("principles"):
-        return read_principles(run.store)
-    with run.record("principles") as facts:
-        book = TokenBook()
-        if run.store.exists(principles_file(0)):  # a driver died between the file and its record
-            found = read_principles(run.store)
-        else:
-            found = _find(run, pools, book)
-            write_principles(run.store, found)
-        facts["tokens"] = {**book.stages, "mine": Journal(run.store).counts("mine")}
-    return found
-
-
-def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
-    file, large = run.recipe.principles.from_file, run.recipe.pools.large
-    if file is not None:
-        return load_principles(file, [task.name for task in run.tasks])
-    if large is None:
-        raise RecipeError(
-            "pools.large: is missing, and principles need a large model, or a file named in principles.from"
-        )
-    for task in run.tasks:
-        if large.engine.kind == "http":
-            require_allowed(large.engine, task.config)
-    name = model_name(large.engine)
-    asks = Asks(large=pools.asker("large", "mine", book), small=pools.asker("small", "probe", book), large_model=name)
-    found: list[Principle] = []
-    for number, task in enumerate(run.tasks):
-        run.line.show(Counters("principles", number, len(run.tasks), noun="tasks"))
-        found += find_principles(
-            task, run.recipe.principles, run.prompts, asks, Journal(run.store), run.recipe.run.seed
-        )
-    return found
 
 
 def model_name(engine: Any) -> str:
@@ -85,39 +48,50 @@ def trainable_model(run: OpenRun) -> str:
     return engine.model
 
 
-def model_folder(run: OpenRun, arm: str, dataset: SealedDataset) -> str:
-    """Where the model of an arm's dataset goes, in the arm's folder: `models/round-0`, with a suffix once the dataset has grown."""
+def model_folder(run: OpenRun, arm: str, number: int, dataset: SealedDataset) -> str:
+    """Where a model of an arm's dataset goes, in the arm's folder: `models/round-0`, or `models/seed-1` for the next training seed.
+
+    Once the dataset has grown, the name has a suffix.
+    """
     first = run.arm(arm).child(DATASET_FOLDER).read_json("SEALED.json")["digest"]
-    return MODEL_FOLDER if dataset.digest == first else f"{MODEL_FOLDER}-{dataset.digest[:8]}"
+    folder = f"models/seed-{number}" if number else MODEL_FOLDER
+    return folder if dataset.digest == first else f"{folder}-{dataset.digest[:8]}"
 
 
-def train_stage(run: OpenRun, arm: str) -> None:
-    """Train the small model on an arm's dataset, or go on where that stopped."""
+def numbered(arm: str, number: int) -> str:
+    """The name of an arm's model in stages and evaluations: `psi`, `psi.seed-1`, `psi.seed-2`."""
+    return f"{arm}.seed-{number}" if number else arm
+
+
+def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
+    """Train the small model on an arm's dataset from one of its training seeds, or go on where that stopped."""
     from cluster.train_job import run_training
     from training.job import TrainingJob
 
+    arm, name = spec.name, numbered(spec.name, number)
     store, config = run.arm(arm), run.recipe.training
     dataset = read_sealed(store.child(DATASET_FOLDER).uri)
-    output, stage = model_folder(run, arm, dataset), f"train-{arm}"
+    output, stage = model_folder(run, arm, number, dataset), f"train-{name}"
     if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["dataset"] == dataset.digest:
         return
-    scratch = Path(run.recipe.run.scratch) / arm / dataset.digest[:8]
+    scratch = Path(run.recipe.run.scratch) / name / dataset.digest[:8]
     with run.record(stage) as facts:
         job = TrainingJob(
             model=trainable_model(run),
             dataset=store.child(DATASET_FOLDER).uri,
-            human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats else None,
+            human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats and spec.writes else None,
             output=store.child(output).uri,
             checkpoints=str(scratch),
             metrics=str(scratch / "training.jsonl"),
             config=config,
-            seed=run.recipe.run.seed,
-            name=f"{run.recipe.run.name}-{arm}-{dataset.digest[:8]}",
+            seed=run.recipe.run.seed + number,
+            name=f"{run.recipe.run.name}-{name}-{dataset.digest[:8]}",
         )
-        with _training_shown(run, arm, Path(job.metrics)):
+        with _training_shown(run, name, Path(job.metrics)):
             summary = run_training(job)
         facts |= {"dataset": dataset.digest, "model": output, **summary}
-        store.replace("metrics/training.jsonl", Path(job.metrics).read_bytes())
+        lines = f"metrics/training.seed-{number}.jsonl" if number else "metrics/training.jsonl"
+        store.replace(lines, Path(job.metrics).read_bytes())
 
 
 @contextmanager
@@ -141,19 +115,20 @@ def _training_shown(run: OpenRun, arm: str, metrics: Path) -> Generator[None]:
         follower.join()
 
 
-def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
-    """Score the base model, or the model of an arm, on the evaluation sets."""
+def evaluate_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools) -> None:
+    """Score the untrained small model, or one of an arm's models, on the evaluation sets."""
+    arm = numbered(spec.name, number)
     items = {task.name: load_evaluation(task.config)[: run.recipe.evaluation.max_items] for task in run.tasks}
     tasks = [task for task in run.tasks if items[task.name]]
     if not tasks:
         run.line.say(f"evaluate {arm}: no task has an evaluation set; not measured")
         return
-    model, stage = _evaluated_model(run, arm), f"evaluate-{arm}"
+    model, stage = _evaluated_model(run, spec, number), f"evaluate-{arm}"
     if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["model"] == model:
         return
     with run.record(stage) as facts:
         book = TokenBook()
-        calls = evaluation_calls(tasks, items, run.prompts, run.recipe.evaluation)
+        calls = evaluation_calls(_asked(run, spec, tasks), items, run.prompts, run.recipe.evaluation)
         counters = Counters(f"evaluate {arm}", 0, len(calls), noun="items")
         run.line.show(counters)
         with _pool_of(run, model, pools) as pool:
@@ -166,15 +141,26 @@ def evaluate_stage(run: OpenRun, arm: str, pools: StagePools) -> None:
         facts |= {"model": model, "tokens": dict(book.stages)}
 
 
-def _evaluated_model(run: OpenRun, arm: str) -> str:
-    """The folder of the model that an arm is scored by: the small model itself for base."""
-    if arm == "base":
+def _asked(run: OpenRun, spec: ArmSpec, tasks: list[Task]) -> list[Asked]:
+    """The tasks with what an arm's evaluation prompts show: the student's prompt shows nothing."""
+    if spec.prompt == "student":
+        return [Asked(Task(task.config, ())) for task in tasks]
+    if spec.prompt == "principles" and not run.done("principles"):
+        raise NotSealedError(f"evaluate {spec.name}: the run has no principles yet; run `psi principles` first")
+    found = read_principles(run.store) if spec.prompt == "principles" else []
+    count = run.recipe.generation.direct_demonstrations
+    return [Asked(Task(task.config, ()), answer_prefix(task, found, run.prompts, count)) for task in tasks]
+
+
+def _evaluated_model(run: OpenRun, spec: ArmSpec, number: int) -> str:
+    """The folder of the model that is scored: the small model itself for an arm that trains none."""
+    if not spec.trained:
         return trainable_model(run)
-    dataset = read_sealed(run.arm(arm).child(DATASET_FOLDER).uri)
-    folder = run.arm(arm).child(model_folder(run, arm, dataset))
+    dataset = read_sealed(run.arm(spec.name).child(DATASET_FOLDER).uri)
+    folder = run.arm(spec.name).child(model_folder(run, spec.name, number, dataset))
     if not folder.exists("config.json"):
         raise NotSealedError(
-            f"{folder.uri}: the model of arm '{arm}' is not there; run `psi train` on the same recipe first"
+            f"{folder.uri}: the model of arm '{spec.name}' is not there; run `psi train` on the same recipe first"
         )
     return str(folder.local(""))
 

@@ -14,9 +14,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from generation.curation.counts import StageCounts, merge_counts
+from generation.curation.counts import StageCounts, funnel, merge_counts
 from generation.dataset_card import dataset_card
-from generation.dataset_rows import DATASET_SCHEMA, DatasetFile, dataset_record, human_records, write_file
+from generation.dataset_rows import (
+    DATASET_SCHEMA,
+    DatasetFile,
+    dataset_record,
+    human_records,
+    seed_row,
+    write_file,
+)  # fmt: skip
 from generation.dataset_seal import FORMAT_VERSION, SealedDataset, newest_seal, read_sealed, seal_name, seals
 from generation.dataset_tally import Oracle, Tally, total_digest
 from generation.errors import RecipeError, StorageError, YieldError
@@ -27,7 +34,7 @@ from generation.task import Task
 
 __all__ = [
     "DATASET_FOLDER", "DATASET_SCHEMA", "HUMAN_FILE", "DatasetSummary", "Oracle", "SealedDataset", "TaskRows", "human_rows",
-    "read_sealed", "sealed_targets", "write_dataset",
+    "read_sealed", "sealed_targets", "write_dataset", "write_human_dataset",
 ]  # fmt: skip
 
 DATASET_FOLDER = "dataset/round-0"
@@ -128,6 +135,24 @@ def human_rows(store: Store, tasks: Sequence[Task], prompts: PromptSet) -> str |
     if not store.exists(HUMAN_FILE) and write_file(store, HUMAN_FILE, "", human_records(tasks, prompts)) is None:
         return None
     return f"{store.uri.rstrip('/')}/{HUMAN_FILE}"
+
+
+def write_human_dataset(
+    store: Store, tasks: Sequence[Task], prompts: PromptSet, provenance: Mapping[str, Any]
+) -> DatasetSummary:
+    """Write and seal a dataset of the human examples alone: the seeds of the splits `mine` and `demo`.
+
+    Raises:
+        YieldError: There are none.
+    """
+    seeds = {task.name: [seed for seed in task.seeds if seed.split != "validate"] for task in tasks}
+    if not any(seeds.values()):
+        raise YieldError(
+            "dataset: no task has a seed of the splits mine and demo, so there is nothing to train on; add seeds"
+        )
+    rows = {task.name: [seed_row(seed, task, i) for i, seed in enumerate(seeds[task.name])] for task in tasks}
+    parts = [TaskRows(task, len(rows[task.name]), rows[task.name], funnel(len(rows[task.name]), {})) for task in tasks]
+    return write_dataset(store, parts, prompts, provenance)
 
 
 def _write_task(folder: Store, records: Iterator[dict[str, Any]], part: TaskRows, first: int) -> list[DatasetFile]:

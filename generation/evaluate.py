@@ -1,6 +1,6 @@
 """Scoring a checkpoint on the evaluation set: one greedy answer an item, through the prompt that the student was trained on.
 
-Base and trained checkpoints take the same path. Knows nothing of training and of where scores are kept.
+All arms take the same path. Knows nothing of training and of where scores are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.answers import answers_equal, extract_answer
-from generation.run_config import EvaluationConfig
 from generation.engines.base import Completion, Request, Sampling
 from generation.flows import Flow, FlowCall
 from generation.instances.parse import read_answer, strip_citations
 from generation.prompts.prompt_set import PromptSet
+from generation.run_config import EvaluationConfig
 from generation.task import Seed, Task
 
 
@@ -69,32 +69,46 @@ class Score:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A task and how its items are asked.
+
+    Attributes:
+        task: Without seeds, which would travel with each item.
+        prefix: What stands before each item: worked examples or principles, rendered; empty: the trained model's own prompt.
+    """
+
+    task: Task
+    prefix: str = ""
+
+
 def evaluation_calls(
-    tasks: Sequence[Task], items: Mapping[str, Sequence[Seed]], prompts: PromptSet, config: EvaluationConfig
+    asked: Sequence[Asked], items: Mapping[str, Sequence[Seed]], prompts: PromptSet, config: EvaluationConfig
 ) -> list[FlowCall]:
     """A flow for each evaluation item; each returns an `ItemResult`.
 
     Args:
-        tasks: The tasks.
+        asked: The tasks.
         items: Evaluation items by task name.
         prompts: The prompt set.
         config: How to answer.
     """
     sampling = Sampling(**config.sampling.model_dump())
     calls: list[FlowCall] = []
-    for task in tasks:
-        bare = Task(task.config, ())
+    for each in asked:
+        name = each.task.name
         calls += [
-            FlowCall(f"evaluate/{task.name}/{i:06d}", answer_item, (bare, item, prompts, sampling))
-            for i, item in enumerate(items[task.name])
+            FlowCall(f"evaluate/{name}/{i:06d}", answer_item, (each, item, prompts, sampling))
+            for i, item in enumerate(items[name])
         ]
     return calls
 
 
-def answer_item(task: Task, item: Seed, prompts: PromptSet, sampling: Sampling) -> Flow:
-    """Answer one item through the `student` prompt; returns its `ItemResult`."""
-    text = prompts.render("student", task=task, input=item.input)
-    completion: Completion = yield Request("", text, sampling, stage="evaluate")
+def answer_item(asked: Asked, item: Seed, prompts: PromptSet, sampling: Sampling) -> Flow:
+    """Answer one item, through the `student` prompt or after a prefix; returns its `ItemResult`."""
+    task = asked.task
+    text = prompts.render("answer_text" if asked.prefix else "student", task=task, input=item.input)
+    completion: Completion = yield Request(asked.prefix, text, sampling, stage="evaluate")
     config = task.config.answer
     answer = read_answer(completion.text, prompts, config)
     if answer is None:

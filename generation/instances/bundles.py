@@ -1,8 +1,9 @@
 """Bundles and cells: which principles and demonstrations go into a prompt prefix, and what is asked at its end."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from generation.arms import ArmSpec
 from generation.config import GenerationConfig
 from generation.errors import YieldError
 from generation.instances.plan import Bundle, Cell
@@ -11,7 +12,6 @@ from generation.prompts.prompt_set import PromptSet
 from generation.storage import digest
 from generation.task import Seed, Task
 
-Arm = Literal["direct", "psi"]
 Item = TypeVar("Item")
 
 KIND_ORDER = ("solve", "check", "generate")
@@ -19,17 +19,17 @@ KIND_ORDER = ("solve", "check", "generate")
 
 
 def make_bundles(
-    task: Task, principles: Sequence[Principle], prompts: PromptSet, config: GenerationConfig, arm: Arm
+    task: Task, principles: Sequence[Principle], prompts: PromptSet, config: GenerationConfig, arm: ArmSpec
 ) -> list[Bundle]:
     """The bundles of one task in one arm: at most `config.bundles`, no two alike.
 
-    psi: all active solve and check principles, which were selected for what they do together, and all of level `task`, are in every
-    bundle; the other generate principles rotate, each in two bundles. direct: no principle, other demonstrations in each bundle.
+    With principles: all active solve and check principles, which were selected for what they do together, and all of level `task`, are
+    in every bundle; the other generate principles rotate, each in two bundles. Without: other demonstrations in each bundle.
 
     Raises:
-        YieldError: The psi arm has no active principle for the task.
+        YieldError: The arm works with principles, and the task has no active one.
     """
-    if arm == "direct":
+    if arm.principles == "none":
         seeds = (*task.split("demo"), *task.split("mine"))
         made = [
             _direct_bundle(task, _spread(seeds, b, config.direct_demonstrations), prompts)
@@ -39,7 +39,7 @@ def make_bundles(
     active = [p for p in principles if p.task == task.name and p.status == "active"]
     if not active:
         raise YieldError(
-            f"principles: task '{task.name}' has no active principle, so the psi arm cannot start; "
+            f"principles: task '{task.name}' has no active principle, so arm '{arm.name}' cannot start; "
             "see `psi show` for why candidates were retired, or name a file in principles.from"
         )
     demonstrations = [_spread(task.split("demo"), b, config.demonstrations) for b in range(config.bundles)]
@@ -49,6 +49,13 @@ def make_bundles(
             for b, shown in enumerate(demonstrations)
         ]
     )
+
+
+def answer_prefix(task: Task, principles: Sequence[Principle], prompts: PromptSet, demonstrations: int) -> str:
+    """The start of an answer prompt as instances have it: the task's active solve and check principles, or, where none is given, examples."""
+    mine = [p for p in principles if p.task == task.name and p.status == "active" and p.kind != "generate"]
+    shown = () if principles else _spread((*task.split("demo"), *task.split("mine")), 0, demonstrations)
+    return prompts.render("answer_prefix", task=task, principles=_in_prompt_order(mine), demonstrations=shown)
 
 
 def make_cells(bundle: Bundle, task: Task, prompts: PromptSet, config: GenerationConfig) -> tuple[Cell, ...]:
@@ -87,7 +94,11 @@ def _rotated(active: list[Principle], number: int, bundles: int) -> list[Princip
     here = {p.principle_id for i, p in enumerate(rotating) if (number - i) % places in (0, 1)}
     moving = {p.principle_id for p in rotating}
     kept = [p for p in active if p.principle_id not in moving or p.principle_id in here]
-    return sorted(kept, key=lambda p: (KIND_ORDER.index(p.kind), p.level != "task"))
+    return _in_prompt_order(kept)
+
+
+def _in_prompt_order(principles: list[Principle]) -> list[Principle]:
+    return sorted(principles, key=lambda p: (KIND_ORDER.index(p.kind), p.level != "task"))
 
 
 def _spread(items: tuple[Item, ...], number: int, count: int) -> tuple[Item, ...]:

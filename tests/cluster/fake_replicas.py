@@ -179,6 +179,7 @@ def arm_run(folder: Path, tasks: str = "a", **sections) -> ArmRun:
         arm="psi",
         store=Store(str(folder)),
         recipe=recipe,
+        pool=recipe.pools.small,
         work=tuple(TaskWork(task, kinds, ()) for task in members),
         context=InstanceContext("test", {task.name: task for task in members}, prompts, recipe.generation, "model"),
     )

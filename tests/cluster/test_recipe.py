@@ -108,7 +108,7 @@ def test_all_mistakes_of_the_form_are_reported_at_once(folder: Path) -> None:
         "  generation.acepted_rows: is unknown; did you mean 'accepted_rows'?",
         "  generation.accepted_rows: is 0; it must be greater than or equal to 1",
         "  tasks.0.max_seeds: is 'none'; it must be a valid integer",
-        "  nonsense: is unknown; known here: cluster, curation",
+        "  nonsense: is unknown; known here: cluster, compare, curation",
         "  pools.small.engine.kind: is 'vlm'; it must be one of 'vllm', 'http', 'scripted'",
         "  training.zero_stage: is 5; it must be 0, 1, 2 or 3",
     ]
@@ -149,7 +149,7 @@ def test_all_sections_that_do_not_fit_each_other_are_reported_at_once(folder: Pa
 
 def test_psi_needs_a_large_model_or_a_file_of_principles(folder: Path) -> None:
     (folder / "recipe.toml").write_text(RECIPE.replace('[pools.large.engine]\nkind = "scripted"\n', ""))
-    assert mistakes(folder)[0].startswith("  pools.large: is missing, and the psi arm needs principles")
+    assert mistakes(folder)[0].startswith("  pools.large: is missing, and an arm needs it")
     assert load_recipe(folder, ['generation.arms=["base", "direct"]']).recipe.pools.large is None
     (folder / "principles.jsonl").touch()
     assert load_recipe(folder, ["principles.from=principles.jsonl"]).recipe.principles.from_file is not None

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.config import AnswerConfig, TaskConfig
-from generation.run_config import EvaluationConfig
 from generation.engines.base import Completion
-from generation.evaluate import ItemResult, evaluation_calls, score
+from generation.evaluate import Asked, ItemResult, evaluation_calls, score
 from generation.prompts.prompt_set import load_prompt_set
+from generation.run_config import EvaluationConfig
 from generation.task import Seed, Task
 from tests.principles.stand_in import LocalPool
 
@@ -26,7 +26,7 @@ def item(task: str, right: bool) -> ItemResult:
 def evaluate(reply, count: int = 1) -> tuple[list[ItemResult], LocalPool]:
     pool = LocalPool(reply)
     items = {"t": [Seed(str(i), f"input {i}", "2") for i in range(count)]}
-    results = pool.ask(evaluation_calls([TASK], items, CHAT, EvaluationConfig()))
+    results = pool.ask(evaluation_calls([Asked(TASK)], items, CHAT, EvaluationConfig()))
     assert all(result.error is None for result in results)
     return [result.value for result in results], pool
 

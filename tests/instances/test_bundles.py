@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generation.arms import arm_spec
 from generation.config import AnswerConfig, GenerationConfig, TaskConfig
 from generation.errors import YieldError
 from generation.instances.bundles import make_bundles, make_cells
@@ -33,7 +34,7 @@ def config(**values) -> GenerationConfig:
 
 def test_solve_principles_stand_first_and_alone_in_answer_prompts():
     principles = [principle("g", "generate"), principle("c", "check"), principle("s", "solve")]
-    (bundle,) = make_bundles(task(), principles, CHAT, config(demonstrations=0), "psi")
+    (bundle,) = make_bundles(task(), principles, CHAT, config(demonstrations=0), arm_spec("psi"))
     assert bundle.principles == ("s", "c", "g")
     assert "P1. rule s\nP2. rule c\nP3. rule g" in bundle.draft_prefix
     assert "P1. rule s\nP2. rule c" in bundle.answer_prefix
@@ -43,7 +44,9 @@ def test_solve_principles_stand_first_and_alone_in_answer_prompts():
 def test_retired_principles_and_those_of_other_tasks_are_left_out():
     other = Principle("o", "other", "skill", "solve", "rule o", status="active")
     waiting = Principle("w", "t", "skill", "solve", "rule w")
-    (bundle,) = make_bundles(task(), [other, waiting, principle("s", "solve")], CHAT, config(demonstrations=0), "psi")
+    (bundle,) = make_bundles(
+        task(), [other, waiting, principle("s", "solve")], CHAT, config(demonstrations=0), arm_spec("psi")
+    )
     assert bundle.principles == ("s",)
 
 
@@ -51,14 +54,16 @@ def test_retired_principles_and_those_of_other_tasks_are_left_out():
 def test_each_principle_is_in_a_bundle_and_solving_and_task_ones_are_in_all(rotating, bundles):
     fixed = [principle("s", "solve"), principle("t", "generate", "task")]
     moving = [principle(f"g{i}", "generate") for i in range(rotating)]
-    made = make_bundles(task(), [*moving, *fixed], CHAT, config(demonstrations=0, bundles=bundles), "psi")
+    made = make_bundles(task(), [*moving, *fixed], CHAT, config(demonstrations=0, bundles=bundles), arm_spec("psi"))
     assert all({"s", "t"} <= set(bundle.principles) for bundle in made)
     assert {p for bundle in made for p in bundle.principles} == {"s", "t", *(p.principle_id for p in moving)}
     assert len({bundle.bundle_id for bundle in made}) == len(made) <= bundles
 
 
 def test_the_direct_arm_shows_other_demonstrations_in_each_bundle_and_no_principle():
-    made = make_bundles(task(), [principle("s", "solve")], CHAT, config(bundles=3, direct_demonstrations=4), "direct")
+    made = make_bundles(
+        task(), [principle("s", "solve")], CHAT, config(bundles=3, direct_demonstrations=4), arm_spec("direct")
+    )
     assert len(made) == 3
     shown = [
         {line for line in bundle.answer_prefix.splitlines() if re.match("(demo|mine) input", line)} for bundle in made
@@ -70,7 +75,7 @@ def test_the_direct_arm_shows_other_demonstrations_in_each_bundle_and_no_princip
 
 
 def test_psi_shows_demonstrations_of_the_demo_split_in_drafts_alone():
-    made = make_bundles(task(), [principle("s", "solve")], CHAT, config(bundles=2, demonstrations=2), "psi")
+    made = make_bundles(task(), [principle("s", "solve")], CHAT, config(bundles=2, demonstrations=2), arm_spec("psi"))
     assert len(made) == 2
     assert all(bundle.draft_prefix.count("demo input") == 2 for bundle in made)
     assert all("input 1" not in bundle.answer_prefix for bundle in made)
@@ -78,12 +83,12 @@ def test_psi_shows_demonstrations_of_the_demo_split_in_drafts_alone():
 
 def test_a_task_without_active_principles_cannot_start_the_psi_arm():
     with pytest.raises(YieldError, match="no active principle"):
-        make_bundles(task(), [], CHAT, config(), "psi")
+        make_bundles(task(), [], CHAT, config(), arm_spec("psi"))
 
 
 def test_cells_are_difficulties_times_labels():
     choice = task(("yes", "no"))
-    bundle = make_bundles(choice, [principle("s", "solve")], CHAT, config(demonstrations=0), "psi")[0]
+    bundle = make_bundles(choice, [principle("s", "solve")], CHAT, config(demonstrations=0), arm_spec("psi"))[0]
     cells = make_cells(bundle, choice, CHAT, config(difficulties=("easy", "hard")))
     assert {(cell.difficulty, cell.label) for cell in cells} == {
         (d, a) for d in ("easy", "hard") for a in ("yes", "no")
