@@ -1,4 +1,3 @@
-import random
 import re
 from pathlib import Path
 
@@ -8,83 +7,14 @@ from generation.config import AnswerConfig, TaskConfig
 from generation.instances.parse import read_answer
 from generation.principles.evidence import Mistake
 from generation.principles.model import Principle
-from generation.prompts.prompt_set import PromptSet, load_prompt_set
+from generation.prompts.prompt_set import load_prompt_set
 from generation.task import Seed, Task
-from recipes.miniature import world
 
-MINIATURE = load_prompt_set("prompts", Path(world.__file__).parent)
 CHAT = load_prompt_set("chat", Path())
-KILO = Task(TaskConfig(name="kilo", description="task kilo", answer=AnswerConfig(kind="exact"), seeds="x"), ())
 
 
-def principle(text: str, kind: str = "solve") -> Principle:
-    return Principle(text, "kilo", "skill", kind, text)
-
-
-def seed(word: str, answer: str) -> Seed:
-    return Seed(word, word, answer)
-
-
-def render(template: str, prompts: PromptSet = MINIATURE, task: Task = KILO, **values: object) -> str:
-    return prompts.render(template, task=task, **values)
-
-
-def rebuilt(asked: str) -> str:
-    """The user message of a pretraining document, made by the prompt set from what the document says."""
-    *head, last = asked.split("\n")
-    principles = [principle(line.removeprefix("P: ")) for line in head if line.startswith("P: ")]
-    lines = [line.partition(">") for line in head if ">" in line]
-    values = {"principles": principles, "demonstrations": [seed(word, answer) for word, _, answer in lines]}
-    if last.startswith("solve "):
-        return render("answer_prefix", **values) + render("answer_text", input=last.removeprefix("solve "))
-    if last == "write":
-        return render("draft_prefix", **values) + render("draft_text", difficulty="", label=None)
-    if " not " in asked:
-        pairs = [(word, *answers.split(" not ")) for word, _, answers in lines]
-        mistakes = [Mistake(seed(word, right), wrong, wrong) for word, right, wrong in pairs]
-        return render("mine_error", seeds=[], mistakes=mistakes, max_principles=1, level="error")
-    template = {"rule": "mine_rule", "words": "mine_words"}[last]
-    return render(template, seeds=values["demonstrations"], mistakes=[], max_principles=1, level="skill")
-
-
-@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
-def test_the_miniature_prompts_are_the_user_messages_of_pretraining(large):
-    rng = random.Random(7)
-    documents = [world.document(rng, large) for _ in range(400)]
-    for document in documents:
-        assert rebuilt(document[0][0]) == document[0][0]
-    endings = {document[0][0].split("\n")[-1].split(" ")[0] for document in documents}
-    assert endings == ({"solve", "write", "rule", "words"} if large else {"solve", "write"})
-
-
-@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
-def test_the_miniature_patterns_read_the_assistant_messages_of_pretraining(large):
-    rng = random.Random(11)
-    for _ in range(400):
-        for asked, said in world.document(rng, large):
-            last = asked.split("\n")[-1]
-            if last == "write":
-                assert MINIATURE.pattern("input").search(said)["input"] == said
-            elif last in {"rule", "words"}:
-                assert MINIATURE.pattern("principle").search(said)["text"] == said
-            elif not said.endswith(">") and said:
-                assert read_answer(said, MINIATURE, KILO.config.answer) == said.split(">")[-1]
-
-
-@pytest.mark.parametrize("text", ["", "abcdk", "ab", "abc def", "abcdefghij", "a>b", "sort; reverse"])
-def test_the_miniature_takes_nothing_but_a_word_for_an_input(text):
-    assert MINIATURE.pattern("input").search(text) is None
-
-
-@pytest.mark.parametrize("text", ["abc>", ">abc", "abc>dxe", "abc def", "solve abc", "abc>>d"])
-def test_the_miniature_takes_nothing_but_words_and_arrows_for_an_answer(text):
-    assert read_answer(text, MINIATURE, KILO.config.answer) is None
-
-
-def test_the_miniature_student_sees_the_task_and_spells_out_the_steps():
-    assert render("student", input="badgc") == "task kilo\nsolve badgc"
-    assert render("student_answer", answer="gdcba", rationale="abcdg>gdcba") == "abcdg>gdcba"
-    assert render("student_answer", answer="gdcba", rationale="") == "gdcba"
+def render(template: str, task: Task, **values: object) -> str:
+    return CHAT.render(template, task=task, **values)
 
 
 def chat_task(**answer: object) -> Task:
@@ -95,10 +25,10 @@ def test_no_chat_prompt_shows_more_than_it_should():
     task = chat_task(kind="number")
     seeds = [Seed("1", "One and one?", "2", "It is two.")]
     solving = [Principle("a", "t", "task", "solve", "Add.", when="sums")]
-    draft = render("draft_prefix", CHAT, task, principles=solving, demonstrations=seeds)
+    draft = render("draft_prefix", task, principles=solving, demonstrations=seeds)
     assert "P1. [sums] Add." in draft
     assert "It is two." not in draft
-    student = render("student", CHAT, task, input="How many?")
+    student = render("student", task, input="How many?")
     assert student.startswith("Add numbers.\n\nHow many?\n\nReason")
     assert not student.endswith("\n")
     assert "P1" not in student
@@ -106,19 +36,17 @@ def test_no_chat_prompt_shows_more_than_it_should():
 
 def test_a_chat_answer_to_train_on_always_ends_in_the_tagged_answer():
     task = chat_task(kind="number")
-    assert render("student_answer", CHAT, task, answer="3", rationale="") == "<answer>3</answer>"
-    assert render("student_answer", CHAT, task, answer="3", rationale="So.") == "So.\n<answer>3</answer>"
-    assert (
-        render("student_answer", CHAT, task, answer="3", rationale="So <answer>3</answer>") == "So <answer>3</answer>"
-    )
-    assert render("student_answer", CHAT, chat_task(kind="open"), answer="Free.", rationale="") == "Free."
+    assert render("student_answer", task, answer="3", rationale="") == "<answer>3</answer>"
+    assert render("student_answer", task, answer="3", rationale="So.") == "So.\n<answer>3</answer>"
+    assert render("student_answer", task, answer="3", rationale="So <answer>3</answer>") == "So <answer>3</answer>"
+    assert render("student_answer", chat_task(kind="open"), answer="Free.", rationale="") == "Free."
 
 
 @pytest.mark.parametrize("name", ["mine_task", "mine_skill", "mine_instance", "mine_error"])
 def test_a_chat_mining_prompt_numbers_its_examples_and_shows_the_form(name):
     seeds = [Seed("1", "One and one?", "2", "It is two."), Seed("2", "Two and one?", "3")]
     mistakes = [Mistake(one, "7", "I think 7") for one in seeds]
-    text = render(name, CHAT, chat_task(kind="number"), seeds=seeds, mistakes=mistakes, max_principles=5, level="x")
+    text = render(name, chat_task(kind="number"), seeds=seeds, mistakes=mistakes, max_principles=5, level="x")
     assert "Example 1\nInput: One and one?" in text
     assert "Example 2\nInput: Two and one?" in text
     assert "at most 5 principles" in text
