@@ -5,10 +5,14 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench evidence clean
 
 run: $(READY)
 	$(BIN)/psi run recipes/miniature/recipe.toml
+
+evidence: $(READY)
+	$(BIN)/psi compare recipes/miniature/recipe.toml run.output=runs/evidence
+	cp runs/evidence/compare.md recipes/miniature/EVIDENCE.md
 
 test: $(READY)
 	$(BIN)/python -m pytest
