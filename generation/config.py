@@ -12,6 +12,7 @@ from generation.arms import known_arm
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 ArmName = Annotated[str, AfterValidator(known_arm)]
 
 TASK_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
@@ -73,6 +74,9 @@ class TaskConfig(Section):
     """Held-out rows in the same form. Only evaluation and decontamination open it."""
     max_evaluation: Count | None = None
     fields: FieldsConfig = FieldsConfig()
+    verifier: str | None = None
+    """`file.py:function` beside the recipe, called with (input, answer) in a process of its own: whether the answer is right, or the
+    right answer. Rows that it does not confirm are dropped."""
     privacy: Literal["public", "private"] = "public"
     allowed_endpoints: tuple[str, ...] = ()
     """Hosts (`host` or `host:port`) that may see a private task."""
@@ -82,7 +86,7 @@ class SamplingConfig(Section):
     """How completions are drawn."""
 
     max_output_tokens: Count
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    temperature: Temperature = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
@@ -140,16 +144,20 @@ class PrinciplesConfig(Section):
 class VotingConfig(Section):
     """Blind answers to a drafted input, and when they agree."""
 
-    rounds: tuple[Count, ...] = (2, 4, 8)
+    rounds: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4, 8)
     """Answers in hand after each round; a vote that is settled stops early."""
-    min_agreement: Share = 0.5
-    """Accepted when more than half of the answers, and at least this share, are equal."""
+    min_agreement: Share | None = None
+    """Accepted when at least this share of the answers is equal and no other answer has as many. Default: 0.6 for choices, else 0.5."""
+
+    def least_agreement(self, kind: str) -> float:
+        """`min_agreement` for a kind of answer."""
+        return self.min_agreement if self.min_agreement is not None else 0.6 if kind == "choice" else 0.5
 
 
 class GenerationConfig(Section):
     """Writing instances."""
 
-    operations = frozenset({"accepted_rows", "arms", "min_yield", "patience_units"})
+    operations = frozenset({"accepted_rows", "arms", "min_yield", "patience_units", "min_novelty", "novelty_flows"})
 
     accepted_rows: Count
     """Rows per task and arm in the dataset; may grow on an existing run."""
@@ -166,11 +174,21 @@ class GenerationConfig(Section):
     """Bundles per task: over them the generate principles and the demonstrations rotate."""
     difficulties: tuple[str, ...] = ()
     """Words for how hard an instance shall be; a cell for each."""
+    contexts: tuple[str, ...] = ()
+    """Words for where an instance shall play; a cell for each, with each difficulty."""
+    draft_ramp: tuple[Temperature, Temperature] | None = None
+    """Temperature of drafts with no row kept yet, and with all of them, instead of `draft.temperature`."""
+    demo_leak: Share = 0.001
+    """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this; 0: never."""
     flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
     min_yield: Share = 0.02
     """Stop when fewer than this share of the flows is accepted ..."""
     patience_units: Count = 8
     """... over the last so many units of a task."""
+    min_novelty: Share = 0.05
+    """A cell gets no more work when less than this share of its rows that pass the filters is new ..."""
+    novelty_flows: Count = 256
+    """... over its last so many flows, unless it is the last one."""
 
 
 class CurationConfig(Section):
@@ -179,13 +197,25 @@ class CurationConfig(Section):
     min_input_chars: Count = 1
     max_input_chars: Count = 8000
     max_output_chars: Count = 16000
+    length_factor: Annotated[float, Field(ge=1)] | None = 1.5
+    """Inputs may be so many times shorter and longer than the seeds are; none: no such bound. Counts with at least 12 seeds."""
+    max_foreign_letters: Share = 0.1
+    """Largest share of letters in scripts that no seed uses."""
     near_duplicate: Share | None = 0.8
     """Jaccard similarity of word 5-grams at which the later of two inputs is dropped; none: exact duplicates only."""
+    semantic_duplicate: Share | None = None
+    """Cosine of n-gram vectors above which the worse of two inputs is dropped, such as 0.9; none: not looked at."""
     copy_overlap: Share = 0.7
     """ROUGE-L F of an input's content words with those of a seed at which it counts as a copy."""
+    copy_ngram: Count = 8
+    """Words in a row shared with a seed that make an input a copy."""
     decontaminate_ngram: Count = 13
     """Words in a row shared with an evaluation input that drop a row; shorter inputs must not be equal or contained."""
     max_label_share: Share = 1.0
     """Largest share of one label among a task's rows."""
     max_opening_share: Share = 1.0
     """Largest share of one opening (first three words) among a task's rows."""
+    max_cell_share: Share = 1.0
+    """Largest share of one cell among a task's rows, but never less than its even share of the plan."""
+    max_principle_share: Share = 1.0
+    """Largest share of rows written under one principle, but never less than the share of bundles that hold it."""

@@ -1,37 +1,33 @@
 """Finds inputs that copy a seed."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from generation.curation.text import InputText, read_input, template_words
-
-
-@dataclass(frozen=True, slots=True)
-class _SeedWords:
-    """A seed's content words: how many there are, and for each a bit mask of its places."""
-
-    length: int
-    places: Mapping[str, int]
+from generation.curation.sequences import WordPlaces
+from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words
 
 
 class CopyFinder:
     """Finds inputs that repeat a seed.
 
-    An input copies a seed when both are equal after normalising, or when the ROUGE-L F of their content words reaches the threshold.
-    Content words are those that are not `text.template_words` of the seeds. Where either has fewer than two, only equality counts.
+    An input copies a seed when both are equal after normalising, when it holds `ngram` words in a row of the seed, or when the ROUGE-L
+    F of their content words reaches the threshold. Content words are those that are not `text.template_words` of the seeds; a third
+    of the words in a row must be such. Where either text has fewer than two content words, only the first two count.
 
     Args:
         inputs: Inputs of the seeds, demonstrations included.
         threshold: ROUGE-L F, 2 LCS / (words of the one + words of the other), at which an input is a copy.
+        ngram: Words in a row.
     """
 
-    def __init__(self, inputs: Sequence[str], threshold: float) -> None:
+    def __init__(self, inputs: Sequence[str], threshold: float, ngram: int) -> None:
         texts = [read_input(text) for text in inputs]
         self._threshold = threshold
+        self._ngram = ngram
         self._keys = {text.key for text in texts}
         self._template = template_words([text.words for text in texts])
-        self._seeds: list[_SeedWords] = []
+        self._runs = frozenset(run for text in texts for run in telling_ngrams(text.words, ngram, self._template))
+        self._seeds: list[WordPlaces] = []
         self._holders: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for text in texts:
             self._add(self._content(text))
@@ -40,6 +36,8 @@ class CopyFinder:
         """Why the input counts as a copy, if it does."""
         if text.key in self._keys:
             return "copy of a seed"
+        if not self._runs.isdisjoint(ngram_hashes(text.words, self._ngram).tolist()):
+            return f"shares {self._ngram} words in a row with a seed"
         content = self._content(text)
         if len(content) < 2:
             return None
@@ -47,7 +45,7 @@ class CopyFinder:
             seed = self._seeds[number]
             needed = self._threshold * (seed.length + len(content)) / 2
             # The words in common, whatever their order, bound the subsequence from above.
-            if shared >= needed and _lcs_length(seed, content) >= needed:
+            if shared >= needed and seed.common(content) >= needed:
                 return "nearly a copy of a seed"
         return None
 
@@ -57,12 +55,10 @@ class CopyFinder:
     def _add(self, content: list[str]) -> None:
         if len(content) < 2:
             return
-        places: dict[str, int] = defaultdict(int)
-        for place, word in enumerate(content):
-            places[word] |= 1 << place
-        for word, mask in places.items():
+        seed = WordPlaces.of(content)
+        for word, mask in seed.places.items():
             self._holders[word].append((len(self._seeds), mask.bit_count()))
-        self._seeds.append(_SeedWords(len(content), dict(places)))
+        self._seeds.append(seed)
 
     def _shared_words(self, content: list[str]) -> dict[int, int]:
         """Seed number -> size of the bag of words in common."""
@@ -71,17 +67,3 @@ class CopyFinder:
             for number, times_in_seed in self._holders.get(word, ()):
                 shared[number] += min(times, times_in_seed)
         return shared
-
-
-def _lcs_length(seed: _SeedWords, words: Sequence[str]) -> int:
-    """Length of the longest common subsequence, one big-integer step per word.
-
-    Source:
-        Hyyro, "Bit-parallel LCS-length computation revisited", AWOCA 2004.
-    """
-    full = (1 << seed.length) - 1
-    unmatched = full
-    for word in words:
-        hits = unmatched & seed.places.get(word, 0)
-        unmatched = ((unmatched + hits) | (unmatched - hits)) & full
-    return seed.length - unmatched.bit_count()

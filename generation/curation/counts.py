@@ -7,7 +7,8 @@ from typing import Any
 FLOW_STAGES = ("engine", "parse", "length", "duplicate", "vote")
 """Where a flow may reject its own row, in order; other stages follow in alphabetical order."""
 FOLD_STAGES = (
-    "bounds", "label", "exact_duplicate", "copy", "contamination", "near_duplicate", "label_share", "opening_share", "overshoot",
+    "bounds", "label", "exact_duplicate", "copy", "contamination", "verifier", "near_duplicate", "semantic_duplicate", "label_share",
+    "opening_share", "cell_share", "principle_share", "overshoot",
 )  # fmt: skip
 """Stages of the fold, in order. What `overshoot` drops was accepted beyond the target."""
 

@@ -1,15 +1,19 @@
 """Keeps the evaluation set out of the data: what shares too much with one of its inputs."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
-from generation.curation.text import InputText, ngram_hashes, read_input, template_words
+from generation.curation.sequences import WordPlaces
+from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words
 from generation.task import Seed, Task
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_MIN_CONTAINED_WORDS = 5
 _MIN_MASKED_WORDS = 8
-_MIN_CONTENT_SHARE = 1 / 3
+_PIECE_WORDS = 5
+_MIN_PIECES = 0.8
+_CANDIDATE_WORDS = 10
+_MIN_SIMILARITY = 0.5
 
 
 class EvaluationIndex:
@@ -19,12 +23,17 @@ class EvaluationIndex:
         equal       after normalising
         renumbered  equal after replacing every number by 0, for inputs of at least 8 words that hold a number
         overlap     `ngram` words in a row that an evaluation input of at least `ngram` words holds too
-        contained   a whole evaluation input of 5 to `ngram` - 1 words; shorter ones count only when equal
-    Renumbered texts and overlaps count only where at least a third of the words are not `text.template_words` of the evaluation
-    inputs: the fixed wording of a task gives no item away.
+        contained   a whole evaluation input of 5 to `ngram` - 1 words, or four fifths of its runs of five words; shorter ones count
+                    only when equal
+        similar     ten words in a row that an evaluation input holds too, and the words of the input around that place are like the
+                    evaluation input: ROUGE-L F at least 0.5
+    All but the first and whole containment count only where at least a third of the words are not `text.template_words` of the
+    evaluation inputs: the fixed wording of a task gives no item away. Paraphrases that keep no ten words in a row are not found
+    (`benchmarks/curation_quality.py` measures how few are).
 
     Source:
-        Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams; frequent ones ignored). Masking numbers and the third are ours.
+        Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams; frequent ones ignored). Ten-word candidates that are then compared in
+        full are Cosmopedia's (github.com/huggingface/cosmopedia). Masking numbers, pieces and the third are ours.
 
     Args:
         inputs: Inputs of the evaluation set.
@@ -37,26 +46,82 @@ class EvaluationIndex:
         self._keys = {text.key for text in texts}
         words = [text.words for text in texts]
         masked = [masked for text in texts if (masked := _masked(text))]
-        self._overlaps = _telling(((run, ngram) for run in words), template_words(words))
-        self._renumbered = _telling(((run, len(run)) for run in masked), template_words(masked))
-        short = [run for run in words if _MIN_CONTAINED_WORDS <= len(run) < ngram]
+        template, masked_template = template_words(words), template_words(masked)
+        self._overlaps = frozenset(run for text in words for run in telling_ngrams(text, ngram, template))
+        self._renumbered = frozenset(run for text in masked for run in telling_ngrams(text, len(text), masked_template))
+        short = [text for text in words if _PIECE_WORDS <= len(text) < ngram]
         self._contained = {
-            length: frozenset[int]().union(*(ngram_hashes(run, length) for run in short if len(run) == length))
-            for length in {len(run) for run in short}
+            length: frozenset(
+                run for text in short if len(text) == length for run in ngram_hashes(text, length).tolist()
+            )
+            for length in {len(text) for text in short}
         }
+        self._pieces = _Pieces(short, template)
+        self._similar = _Similar(words if ngram > _CANDIDATE_WORDS else (), template)
 
     def reason(self, text: InputText) -> str | None:
         """What the input gives away, if anything."""
         if text.key in self._keys:
             return "equals an evaluation input"
-        masked = _masked(text)
-        if not self._renumbered.isdisjoint(ngram_hashes(masked, len(masked))):
+        masked = _masked(text) if self._renumbered else ()
+        if not self._renumbered.isdisjoint(ngram_hashes(masked, len(masked)).tolist()):
             return "equals an evaluation input but for numbers"
-        if not self._overlaps.isdisjoint(ngram_hashes(text.words, self._ngram)):
+        return self._shared(text.words)
+
+    def _shared(self, words: Sequence[str]) -> str | None:
+        if not self._overlaps.isdisjoint(ngram_hashes(words, self._ngram).tolist()):
             return f"shares {self._ngram} words in a row with an evaluation input"
-        if any(not whole.isdisjoint(ngram_hashes(text.words, n)) for n, whole in self._contained.items()):
+        if any(not whole.isdisjoint(ngram_hashes(words, n).tolist()) for n, whole in self._contained.items()):
             return "contains an evaluation input"
+        if self._pieces.most_of_one(words):
+            return "contains most of an evaluation input"
+        if self._similar.to_one(words):
+            return f"shares {_CANDIDATE_WORDS} words in a row with a similar evaluation input"
         return None
+
+
+class _Pieces:
+    """Short texts by their runs of five words."""
+
+    def __init__(self, texts: Sequence[tuple[str, ...]], template: frozenset[str]) -> None:
+        self._holders: defaultdict[int, list[int]] = defaultdict(list)
+        self._needed = [_MIN_PIECES * (len(words) - _PIECE_WORDS + 1) for words in texts]
+        for number, words in enumerate(texts):
+            for piece in telling_ngrams(words, _PIECE_WORDS, template):
+                self._holders[piece].append(number)
+
+    def most_of_one(self, words: Sequence[str]) -> bool:
+        """Whether four fifths of the pieces of one text stand among the words."""
+        if not self._holders:
+            return False
+        held = Counter(
+            n for piece in set(ngram_hashes(words, _PIECE_WORDS).tolist()) for n in self._holders.get(piece, ())
+        )
+        return any(count >= self._needed[number] for number, count in held.items())
+
+
+class _Similar:
+    """Texts by their runs of ten words, to be compared in full where one is shared."""
+
+    def __init__(self, texts: Sequence[tuple[str, ...]], template: frozenset[str]) -> None:
+        self._texts = [WordPlaces.of(words) for words in texts]
+        places: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for number, words in enumerate(texts):
+            for run, place in telling_ngrams(words, _CANDIDATE_WORDS, template).items():
+                places[run].append((number, place))
+        self._places: Mapping[int, list[tuple[int, int]]] = dict(places)
+
+    def to_one(self, words: Sequence[str]) -> bool:
+        """Whether the words hold a stretch as long as one text that begins where the shared run says, and is like it."""
+        if not self._places:
+            return False
+        for here, run in enumerate(ngram_hashes(words, _CANDIDATE_WORDS).tolist()):
+            for number, there in self._places.get(run, ()):
+                text = self._texts[number]
+                start = here - there
+                if text.similarity(words[max(0, start) : start + text.length]) >= _MIN_SIMILARITY:
+                    return True
+        return False
 
 
 def contaminated_seeds(task: Task, evaluation_inputs: Sequence[str], ngram: int) -> list[tuple[Seed, str]]:
@@ -71,14 +136,3 @@ def _masked(text: InputText) -> tuple[str, ...]:
     if len(text.words) < _MIN_MASKED_WORDS or not _NUMBER.search(text.normalised):
         return ()
     return tuple(_NUMBER.sub("0", word) for word in text.words)
-
-
-def _telling(runs: Iterable[tuple[tuple[str, ...], int]], template: frozenset[str]) -> frozenset[int]:
-    """Hashes of the n-grams of each (words, n) with enough words that are not the template's."""
-    hashes: set[int] = set()
-    for words, length in runs:
-        for start in range(len(words) - length + 1):
-            ngram = words[start : start + length]
-            if sum(word not in template for word in ngram) >= _MIN_CONTENT_SHARE * length:
-                hashes |= ngram_hashes(ngram, length)
-    return frozenset(hashes)

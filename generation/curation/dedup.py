@@ -5,12 +5,11 @@ from hashlib import blake2b
 import numpy as np
 from datasketch import MinHash
 
-from generation.curation.text import ngram_hashes
+from generation.curation.text import Hashes, ngram_hashes
 
 SHINGLE_WORDS = 5
 _PERMUTATIONS = 112
 _RECALL_AT_THRESHOLD = 0.9
-Shingles = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 class NearDuplicates:
@@ -33,17 +32,16 @@ class NearDuplicates:
         self._threshold = threshold
         self._band_rows = _band_rows(threshold)
         self._empty = MinHash(_PERMUTATIONS, seed=1, scheme="affine64", hashfunc=_as_it_is)
-        self._owners: dict[int, Shingles] = {}
+        self._owners: dict[int, Hashes] = {}
 
     def seen(self, words: tuple[str, ...]) -> bool:
         """Whether an earlier input was nearly this one; from now on, this one is an earlier input."""
-        hashes = sorted(ngram_hashes(words, SHINGLE_WORDS))
-        if not hashes:
+        shingles: Hashes = np.unique(ngram_hashes(words, SHINGLE_WORDS))
+        if not len(shingles):
             return False
-        shingles = np.array(hashes, dtype=np.uint64)
         compared: set[int] = set()
         found = False
-        for band in self._bands(hashes):
+        for band in self._bands(shingles.tolist()):
             owner = self._owners.setdefault(band, shingles)
             if not found and owner is not shingles and id(owner) not in compared:
                 compared.add(id(owner))
@@ -76,6 +74,6 @@ def _recall(similarity: float, rows: int) -> float:
     return 1 - (1 - similarity**rows) ** (_PERMUTATIONS // rows)
 
 
-def _jaccard(one: Shingles, other: Shingles) -> float:
+def _jaccard(one: Hashes, other: Hashes) -> float:
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)

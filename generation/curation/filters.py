@@ -1,26 +1,11 @@
-"""Filters that look at one row alone: its bounds and its label; and the words that only a demonstration can have put into a draft."""
+"""Whether an answer can be a label, and the words that only a demonstration can have put into a draft."""
 
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from generation.config import CurationConfig
 from generation.rows import Row
 from generation.task import Task
-
-
-def bounds_reason(row: Row, config: CurationConfig) -> str | None:
-    """Why the row is too short, too long or damaged, if it is. Lengths are characters."""
-    length = len(row.input.strip())
-    if length < config.min_input_chars:
-        return "input too short"
-    if length > config.max_input_chars:
-        return "input too long"
-    if len(row.rationale) + len(row.answer) > config.max_output_chars:
-        return "output too long"
-    if "\ufffd" in row.input or "\x00" in row.input:
-        return "input is not valid text"
-    return None
 
 
 def label_reason(row: Row, task: Task) -> str | None:

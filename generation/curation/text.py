@@ -4,12 +4,21 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
 
 # Scripts written without spaces: each sign counts as a word, or a whole Chinese paragraph would be one.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
 _MIN_TEXTS_FOR_TEMPLATE = 8
+_MIN_TELLING_SHARE = 1 / 3
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _EDGES = ".,;:!?\"'()[]{}<>*_`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
@@ -47,9 +56,28 @@ def input_key(text: str) -> str:
     return f"{_hash64(normalise(text)):016x}"
 
 
-def ngram_hashes(words: Sequence[str], length: int) -> set[int]:
-    """64-bit hashes of all runs of `length` words; empty where there are fewer words."""
-    return {_hash64(" ".join(words[i : i + length])) for i in range(len(words) - length + 1)}
+def ngram_hashes(words: Sequence[str], length: int) -> Hashes:
+    """64-bit hashes of all runs of `length` words, in order; empty where there are fewer words. The same in every process."""
+    places = len(words) - length + 1
+    if places < 1:
+        return np.empty(0, dtype=np.uint64)
+    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
+    runs = hashes[:places].copy()
+    for start in range(1, length):
+        runs *= _MULTIPLIER
+        runs += hashes[start : start + places]
+    return runs
+
+
+def telling_ngrams(words: Sequence[str], length: int, template: AbstractSet[str]) -> dict[int, int]:
+    """Hash -> place of the runs of `length` words of which at least a third are not the template's."""
+    foreign = [word not in template for word in words]
+    hashes = ngram_hashes(words, length).tolist()
+    return {
+        run: place
+        for place, run in reversed(list(enumerate(hashes)))
+        if sum(foreign[place : place + length]) >= _MIN_TELLING_SHARE * length
+    }
 
 
 def template_words(texts: Sequence[Sequence[str]]) -> frozenset[str]:
@@ -65,3 +93,8 @@ def template_words(texts: Sequence[Sequence[str]]) -> frozenset[str]:
 
 def _hash64(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+@lru_cache(maxsize=1 << 16)
+def _word_hash(word: str) -> int:
+    return _hash64(word)

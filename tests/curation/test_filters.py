@@ -1,9 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.config import AnswerConfig, CurationConfig, TaskConfig
+from generation.config import AnswerConfig, TaskConfig
 from generation.curation.copies import CopyFinder
-from generation.curation.filters import bounds_reason, label_reason
+from generation.curation.filters import label_reason
 from generation.curation.text import input_key, read_input
 from generation.rows import Row
 from generation.task import Task
@@ -37,15 +37,6 @@ def test_text_without_spaces_between_words_is_cut_into_signs() -> None:
     assert read_input("猫が好き ok").words == ("猫", "が", "好", "き", "ok")
 
 
-def test_rows_out_of_bounds_say_which_bound() -> None:
-    config = CurationConfig(min_input_chars=2, max_input_chars=5, max_output_chars=4)
-    assert bounds_reason(row(input="a"), config) == "input too short"
-    assert bounds_reason(row(input="abcdef"), config) == "input too long"
-    assert bounds_reason(row(input="abc", rationale="so", answer="yes"), config) == "output too long"
-    assert bounds_reason(row(input="ab\ufffd"), config) == "input is not valid text"
-    assert bounds_reason(row(input="abc", answer="yes"), config) is None
-
-
 def test_an_answer_outside_the_label_space_is_no_label() -> None:
     assert label_reason(row(answer="maybe"), choice_task()) == "not a label"
     assert label_reason(row(answer=" "), choice_task()) == "no answer"
@@ -54,21 +45,21 @@ def test_an_answer_outside_the_label_space_is_no_label() -> None:
 
 def test_copies_of_seeds_are_found_also_when_a_few_words_changed() -> None:
     seed = "Ada sold twelve red apples at the market and then bought three pears"
-    copies = CopyFinder([seed, "Something else entirely happened on the moon last year"], 0.7)
+    copies = CopyFinder([seed, "Something else entirely happened on the moon last year"], 0.7, 8)
     assert copies.reason(read_input(seed.upper())) == "copy of a seed"
-    assert copies.reason(read_input(seed.replace("Ada", "Bob").replace("twelve", "nine"))) == "nearly a copy of a seed"
+    assert copies.reason(read_input(seed.replace("Ada", "Bob").replace("at", "near"))) == "nearly a copy of a seed"
     assert copies.reason(read_input("market apples red and pears Ada three twelve then at the sold bought")) is None
     assert copies.reason(read_input("The river rose by two metres before the bridge was closed")) is None
 
 
 def test_the_words_of_a_template_that_the_seeds_share_are_no_copy() -> None:
-    copies = CopyFinder([LETTERS.format(word[0], word) for word in WORDS], 0.7)
+    copies = CopyFinder([LETTERS.format(word[0], word) for word in WORDS], 0.7, 8)
     assert copies.reason(read_input(LETTERS.format("r", "strawberry"))) is None
     assert copies.reason(read_input(LETTERS.format("a", "apple"))) == "copy of a seed"
 
 
 def test_one_word_inputs_are_copies_only_when_equal() -> None:
-    copies = CopyFinder(["badgc", "cab", "fade"], 0.0)
+    copies = CopyFinder(["badgc", "cab", "fade"], 0.0, 8)
     assert copies.reason(read_input("badgc")) == "copy of a seed"
     assert copies.reason(read_input("badgd")) is None
 
@@ -88,5 +79,5 @@ def lcs(one: list[str], other: list[str]) -> int:
 )
 def test_copy_overlap_is_rouge_l(seed: list[str], words: list[str], threshold: float) -> None:
     score = 2 * lcs(seed, words) / (len(seed) + len(words))
-    found = CopyFinder([" ".join(seed)], threshold).reason(read_input(" ".join(words)))
+    found = CopyFinder([" ".join(seed)], threshold, 99).reason(read_input(" ".join(words)))
     assert (found is not None) == (score >= threshold - 1e-12)
