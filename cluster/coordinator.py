@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cluster.energy import ProcessMeter, Reading
 from cluster.group_commit import GroupCommit
 from cluster.ledger import Ledger
 from cluster.protocol import CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress, ShardCommit
@@ -74,6 +75,7 @@ class Coordinator:
         self._store = Store(uri)
         self._lease_seconds = lease_seconds
         self._clock = clock
+        self._meter = ProcessMeter()
         self._seen: list[str] = []
         self._told: dict[str, int] = {}
         self._draining = False
@@ -141,6 +143,10 @@ class Coordinator:
         desk = self._open_desk()
         desk.ledger.give_up(unit, reason)
         await self._log_buried(desk)
+
+    async def reading(self) -> Reading:
+        """What this process has used so far."""
+        return self._meter.read()
 
     async def drain(self) -> None:
         """Hand out no more leases; replicas that ask are told to leave. Commits are still taken."""

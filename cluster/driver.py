@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from cluster.energy_book import EnergyBook
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
 from cluster.lock import DriverLock
@@ -84,7 +85,7 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
         _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
         stack.enter_context(ray_session(loaded.recipe.cluster))
-        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line)
+        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store))
 
 
 def _claim(store: Store, stack: ExitStack, deadline: float) -> None:
@@ -132,7 +133,7 @@ def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> t
 
 
 def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
-    with StagePools(run.recipe) as pools:
+    with StagePools(run.recipe, run.energy) as pools:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
         for arm in run.arms:
@@ -143,6 +144,6 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     trained = [(arm, number) for arm in run.arms if arm.trained for number in run.models_of(arm)]
     for arm, number in trained if "train" in stages else ():
         train_stage(run, arm, number)
-    with StagePools(run.recipe) as pools:
+    with StagePools(run.recipe, run.energy) as pools:
         for arm, number in trained if "evaluate" in stages else ():
             evaluate_stage(run, arm, number, pools)

@@ -1,4 +1,4 @@
-"""Metrics of a driver's session as JSONL segments, each written once: `metrics/<stage>-<started>-<number>.jsonl`."""
+"""What a driver's session notes, as JSONL segments, each written once: `metrics/<stage>-<started>-<number>.jsonl`."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,11 +16,12 @@ class SessionMetrics:
         store: The arm's run folder.
         stage: Start of the file names.
         started: Names the session; no two sessions start in the same microsecond.
+        folder: Where the files go.
     """
 
-    def __init__(self, store: Store, stage: str, started: datetime) -> None:
+    def __init__(self, store: Store, stage: str, started: datetime, folder: str = _FOLDER) -> None:
         self._store = store
-        self._prefix = f"{_FOLDER}/{stage}-{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._prefix = f"{folder}/{stage}-{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
         self._segment = 0
         self._lines: list[dict[str, Any]] = []
         self._written_at = 0.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cluster.energy_book import EnergyBook
 from cluster.metrics import session_seconds
 from cluster.progress import ProgressLine
 from cluster.recipe import LoadedRecipe, Recipe
@@ -33,6 +34,7 @@ class OpenRun:
         tasks: Its tasks with their seeds.
         prompts: Its prompt set.
         line: Where progress is shown.
+        energy: Where what its processes use is booked.
         compares: Whether headline arms are trained from several training seeds.
     """
 
@@ -41,6 +43,7 @@ class OpenRun:
     tasks: tuple[Task, ...]
     prompts: PromptSet
     line: ProgressLine
+    energy: EnergyBook
     compares: bool = False
 
     @property
@@ -92,7 +95,8 @@ class OpenRun:
         began, started = datetime.now(UTC), time.monotonic()
         self.line.say(f"{stage} ...")
         try:
-            yield facts
+            with self.energy.stage(stage):
+                yield facts
         finally:
             seconds = time.monotonic() - started
             session = {"stage": stage, "started": began.isoformat(), "seconds": round(seconds, 3)}

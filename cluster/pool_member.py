@@ -92,5 +92,5 @@ def start_member(pool: str, number: int, config: PoolConfig) -> Member:
         max_task_retries=0,
         max_concurrency=_CONCURRENCY,
         runtime_env={"env_vars": variables},
-    ).remote(replica_id, config.engine, None if config.gpus else (number, config.replicas))
+    ).remote(replica_id, config.engine, None if config.gpus else (number, config.replicas), config.gpus)
     return Member(number, replica_id, handle, handle.ready.remote())

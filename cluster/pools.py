@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.asking import Asking, Chunk
 from cluster.coordinator_calls import RemoteCoordinator, cause_of
+from cluster.energy_book import EnergyBook
 from cluster.pool_member import Member, is_death, start_member
 from cluster.protocol import GenerateJob
 from generation.engines.config import PoolConfig
@@ -18,6 +19,7 @@ from generation.flows import FlowCall, FlowResult
 _CHUNKS_AT_ONCE = 2
 """Chunks of an ask in one replica, so that it has a next one while the first ends."""
 
+_COORDINATOR = "coordinator"
 _LEAVE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 
@@ -31,10 +33,12 @@ class Pool:
         name: Of the pool; part of its replicas' names.
         config: Its section of the recipe.
         max_restarts: Replicas that may die before the pool gives up.
+        energy: Where what its replicas use is booked.
     """
 
-    def __init__(self, name: str, config: PoolConfig, max_restarts: int = 5) -> None:
+    def __init__(self, name: str, config: PoolConfig, max_restarts: int = 5, energy: EnergyBook | None = None) -> None:
         self._name = name
+        self._energy = energy
         self._config = config
         self._max_restarts = max_restarts
         self._deaths = 0
@@ -100,6 +104,8 @@ class Pool:
     def start_generation(self, job: GenerateJob, coordinator: Any) -> None:
         """Have every replica, also those that are not ready yet, lease units from the coordinator actor until it is told to leave."""
         self._generation = (job, RemoteCoordinator(coordinator))
+        if self._energy is not None:
+            self._energy.watch(_COORDINATOR, coordinator, role="coordinator")
         for member in self._ready():
             self._generate(member)
 
@@ -120,6 +126,8 @@ class Pool:
         import ray
 
         self._generation = None
+        if self._energy is not None:
+            self._energy.release(_COORDINATOR)
         busy = [member for member in self._members if member.generating is not None]
         for member in busy:
             member.handle.leave.remote()
@@ -134,6 +142,8 @@ class Pool:
         """Stop all replicas."""
         import ray
 
+        if self._energy is not None:
+            self._energy.release(*(member.replica_id for member in self._members))
         stopping = [member.handle.stop.remote() for member in self._ready()]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
@@ -185,6 +195,8 @@ class Pool:
         if starting:
             member.info = value
             member.watch()
+            if self._energy is not None:
+                self._energy.watch(member.replica_id, member.handle, pool=self._name, loaded=value.loaded)
             self._generate(member)
 
     def _take(self, asking: Asking, reference: Any, member: Member, chunk: Chunk) -> None:
@@ -201,6 +213,8 @@ class Pool:
                 self._replace(member, str(cause))
 
     def _replace_the_troubled(self) -> None:
+        if self._energy is not None:
+            self._energy.look()
         for member in self._ready():
             if reason := member.trouble():
                 self._replace(member, reason)

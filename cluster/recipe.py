@@ -25,6 +25,7 @@ from generation.config import (
     Section,
     TaskConfig,
 )
+from generation.energy_config import EnergyConfig
 from generation.engines.config import PoolConfig
 from generation.errors import PrivacyError, RecipeError
 from generation.prompts.prompt_set import DEFAULT_SET
@@ -94,6 +95,7 @@ class Recipe(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compare: CompareConfig = CompareConfig()
+    energy: EnergyConfig = EnergyConfig()
     limits: LimitsConfig = LimitsConfig()
     cluster: ClusterConfig = ClusterConfig()
 

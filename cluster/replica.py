@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from cluster.coordinator_calls import CoordinatorCalls
+from cluster.energy import ProcessMeter, Reading
 from cluster.protocol import GenerateJob
 from cluster.unit_work import UnitWork
 from generation.engines.base import EngineStats
@@ -41,6 +42,7 @@ class ReplicaInfo:
         cores: CPU cores that it is bound to.
         max_in_flight: Requests that keep its engine busy.
         start_seconds: How long its engine took to start.
+        loaded: What it had used by then.
     """
 
     replica_id: str
@@ -49,6 +51,7 @@ class ReplicaInfo:
     cores: tuple[int, ...]
     max_in_flight: int
     start_seconds: float
+    loaded: Reading
 
 
 class Replica:
@@ -58,12 +61,16 @@ class Replica:
         replica_id: Unique over all replicas of all drivers of a run: shards are named after it.
         engine: The engine's section of the recipe, with absolute paths.
         place: (number, count) among the replicas of a CPU pool, to bind each to cores of its own; None: bind to nothing.
+        gpus: GPUs that it has; a fraction of one that it shares.
     """
 
-    def __init__(self, replica_id: str, engine: EngineConfig, place: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, replica_id: str, engine: EngineConfig, place: tuple[int, int] | None = None, gpus: float = 0.0
+    ) -> None:
         self._replica_id = replica_id
         self._began = time.monotonic()
-        self._start_seconds: float | None = None
+        self._meter = ProcessMeter(children=True, gpu_share=gpus)
+        self._started: tuple[float, Reading] | None = None
         threads = getattr(engine, "threads", None)
         if place is not None and threads is not None:
             bind_cores(place, threads)
@@ -82,15 +89,15 @@ class Replica:
             EngineError: It cannot be built.
         """
         self._pump.wait_ready()
-        if self._start_seconds is None:
-            self._start_seconds = time.monotonic() - self._began
+        if self._started is None:
+            self._started = time.monotonic() - self._began, self._meter.read()
         return ReplicaInfo(
             self._replica_id,
             platform.node(),
             os.getpid(),
             self._cores,
             self._engine.max_in_flight,
-            self._start_seconds,
+            *self._started,
         )
 
     def ask(self, calls: list[FlowCall], token_budget: int | None = None) -> list[FlowResult]:
@@ -133,6 +140,11 @@ class Replica:
     def stats(self) -> EngineStats:
         """The engine's counters."""
         return self._pump.stats()
+
+    def reading(self) -> Reading:
+        """What this process, with its engine's, has used so far, and for which tokens."""
+        stats = self._pump.stats()
+        return self._meter.read(stats.by_stage, stats.unfinished)
 
     def stop(self) -> None:
         """Close the engine."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from cluster.energy_book import EnergyBook
 from cluster.pools import Pool
 from cluster.recipe import Recipe
 from generation.flows import FlowCall, FlowResult
@@ -30,8 +31,9 @@ class TokenBook:
 class StagePools:
     """Starts each pool once, and in turns where the recipe wants it: then asking for one closes the other."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, energy: EnergyBook) -> None:
         self._recipe = recipe
+        self._energy = energy
         self._open: dict[str, Pool] = {}
 
     def __enter__(self) -> "StagePools":
@@ -71,7 +73,7 @@ class StagePools:
             if self._recipe.cluster.placement == "turns":
                 self.close()
             config = getattr(self._recipe.pools, name)
-            pool = Pool(name, config, max_restarts=self._recipe.cluster.max_replica_restarts)
+            pool = Pool(name, config, self._recipe.cluster.max_replica_restarts, self._energy)
             self._open[name] = pool
             pool.start()
         return self._open[name]

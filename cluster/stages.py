@@ -65,7 +65,7 @@ def numbered(arm: str, number: int) -> str:
 
 def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
     """Train the small model on an arm's dataset from one of its training seeds, or go on where that stopped."""
-    from cluster.train_job import run_training
+    from cluster.train_job import energy_folder, run_training
     from training.job import TrainingJob
 
     arm, name = spec.name, numbered(spec.name, number)
@@ -89,6 +89,7 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
         )
         with _training_shown(run, name, Path(job.metrics)):
             summary = run_training(job)
+        run.energy.add_processes(stage, energy_folder(job))
         facts |= {"dataset": dataset.digest, "model": output, **summary}
         lines = f"metrics/training.seed-{number}.jsonl" if number else "metrics/training.jsonl"
         store.replace(lines, Path(job.metrics).read_bytes())
@@ -175,6 +176,6 @@ def _pool_of(run: OpenRun, model: str, pools: StagePools) -> Generator[Pool]:
     pools.close()
     trained = config.model_copy(update={"engine": config.engine.model_copy(update={"model": model})})
     name = f"trained-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
-    with Pool(name, trained, max_restarts=run.recipe.cluster.max_replica_restarts) as pool:
+    with Pool(name, trained, run.recipe.cluster.max_replica_restarts, run.energy) as pool:
         pool.start()
         yield pool

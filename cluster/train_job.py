@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
+from cluster.energy import metered
 from generation.dataset import read_sealed
 from generation.errors import NotSealedError, PsiError, TrainingError
 from training.config import TrainingConfig
@@ -65,12 +66,18 @@ def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":
 
 def train_on_rank(config: dict[str, str]) -> dict[str, Any]:
     """What Ray Train runs on every rank."""
-    from training.loop import train
-    from training.metrics import summarise
-
     job = TrainingJob.from_json(config["job"])
-    train(job)
+    with metered(energy_folder(job), float(job.config.gpus_per_rank)):
+        from training.loop import train
+        from training.metrics import summarise
+
+        train(job)
     return summarise(Path(job.metrics), Path(job.checkpoints))
+
+
+def energy_folder(job: TrainingJob) -> Path:
+    """Where the ranks of a job keep what they have used."""
+    return Path(job.checkpoints) / "energy"
 
 
 def await_sealed(dataset: str, deadline_seconds: float) -> None:

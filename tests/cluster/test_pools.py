@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.coordinator_link import coordinator_actor
+from cluster.energy_book import EnergyBook, read_windows
 from cluster.pools import Pool
 from cluster.replica import bind_cores
 from generation.engines.base import Request, Sampling
@@ -52,6 +53,33 @@ def test_an_ask_is_spread_and_a_killed_replicas_calls_run_again(tmp_path: Path):
         mark = str(tmp_path / "died")
         again = pool.ask([FlowCall(str(i), die_once, (f"q {i}", mark)) for i in range(60)])
     assert {result.value for result in again} == {"stop"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_replicas_coordinator_and_driver_use_is_booked_under_the_stage_it_was_used_in(tmp_path: Path):
+    store = Store(str(tmp_path))
+    book = EnergyBook(store)
+    with Pool("small", PoolConfig(engine=scripted(), cpus=0.5), energy=book) as pool, coordinator_actor(store, 60.0) as link:
+        with book.stage("evaluate-base"):
+            pool.start()
+            pool.ask([FlowCall(str(i), where, (f"q {i}",)) for i in range(50)])
+        with book.stage("generate-psi"):
+            link.call("add_records", [plan_of(4)])
+            pool.start_generation(add_job(store), link.handle)
+            while link.call("progress").committed < 4:
+                pool.tend(link.handle)
+            pool.stop_generation()
+    windows = read_windows(store)
+    assert {(window.role, window.stage) for window in windows if window.used.core_ms} >= {
+        ("replica", "evaluate-base"),
+        ("replica", "generate-psi"),
+        ("coordinator", "generate-psi"),
+        ("driver", "generate-psi"),
+    }
+    assert [window.stage for window in windows if window.loading] == ["evaluate-base"]
+    requests = [(w.stage, part, counts["requests"]) for w in windows for part, counts in w.tokens.items()]
+    assert ("evaluate-base", "evaluate", 50) in requests
+    assert sum(count for stage, part, count in requests if (stage, part) == ("generate-psi", "draft")) == 32
 
 
 @pytest.mark.usefixtures("cluster")
