@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FLOW_STAGES = ("engine", "parse", "length", "duplicate", "vote")
-"""Where a flow may reject its own row, in order; other stages follow in alphabetical order."""
+FLOW_STAGES = ("engine", "parse", "length", "duplicate", "bounds", "copy", "contamination", "demo_leak", "vote")
+"""Where a flow may reject its own row, in order; other stages follow in alphabetical order. The fold asks bounds, copy and contamination
+again, and drops there what no flow was screened for."""
 FOLD_STAGES = (
-    "bounds", "label", "exact_duplicate", "copy", "contamination", "verifier", "near_duplicate", "semantic_duplicate", "label_share",
+    "training_view", "label", "exact_duplicate", "verifier", "near_duplicate", "semantic_duplicate", "label_share",
     "opening_share", "cell_share", "principle_share", "overshoot",
 )  # fmt: skip
 """Stages of the fold, in order. What `overshoot` drops was accepted beyond the target."""

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from generation.curation.sequences import WordPlaces
-from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words
+from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words, word_hashes
 from generation.task import Seed, Task
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -29,7 +29,7 @@ class EvaluationIndex:
                     evaluation input: ROUGE-L F at least 0.5
     All but the first and whole containment count only where at least a third of the words are not `text.template_words` of the
     evaluation inputs: the fixed wording of a task gives no item away. Paraphrases that keep no ten words in a row are not found
-    (`benchmarks/curation_quality.py` measures how few are).
+    (`benchmarks/curation_quality.py` measures how few are). Pickles; no text can be read in it.
 
     Source:
         Brown et al. 2020, arXiv:2005.14165, appendix C (13-grams; frequent ones ignored). Ten-word candidates that are then compared in
@@ -104,7 +104,7 @@ class _Similar:
     """Texts by their runs of ten words, to be compared in full where one is shared."""
 
     def __init__(self, texts: Sequence[tuple[str, ...]], template: frozenset[str]) -> None:
-        self._texts = [WordPlaces.of(words) for words in texts]
+        self._texts = [WordPlaces.of(word_hashes(words)) for words in texts]
         places: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for number, words in enumerate(texts):
             for run, place in telling_ngrams(words, _CANDIDATE_WORDS, template).items():
@@ -115,11 +115,12 @@ class _Similar:
         """Whether the words hold a stretch as long as one text that begins where the shared run says, and is like it."""
         if not self._places:
             return False
+        hashes: list[int] = []
         for here, run in enumerate(ngram_hashes(words, _CANDIDATE_WORDS).tolist()):
             for number, there in self._places.get(run, ()):
-                text = self._texts[number]
-                start = here - there
-                if text.similarity(words[max(0, start) : start + text.length]) >= _MIN_SIMILARITY:
+                hashes = hashes or word_hashes(words)
+                text, start = self._texts[number], here - there
+                if text.similarity(hashes[max(0, start) : start + text.length]) >= _MIN_SIMILARITY:
                     return True
         return False
 

@@ -1,7 +1,7 @@
 """How much of one sequence of words stands in another, in order."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -10,17 +10,17 @@ class WordPlaces:
     """Words that many others are compared with: how many there are, and for each a bit mask of its places."""
 
     length: int
-    places: Mapping[str, int]
+    places: Mapping[Hashable, int]
 
     @staticmethod
-    def of(words: Sequence[str]) -> "WordPlaces":
-        """Of words in order."""
-        places: defaultdict[str, int] = defaultdict(int)
+    def of(words: Sequence[Hashable]) -> "WordPlaces":
+        """Of words, or of their hashes, in order."""
+        places: defaultdict[Hashable, int] = defaultdict(int)
         for place, word in enumerate(words):
             places[word] |= 1 << place
         return WordPlaces(len(words), dict(places))
 
-    def common(self, words: Sequence[str]) -> int:
+    def common(self, words: Sequence[Hashable]) -> int:
         """Length of the longest common subsequence, one big-integer step per word.
 
         Source:
@@ -33,7 +33,7 @@ class WordPlaces:
             unmatched = ((unmatched + hits) | (unmatched - hits)) & full
         return self.length - unmatched.bit_count()
 
-    def similarity(self, words: Sequence[str]) -> float:
+    def similarity(self, words: Sequence[Hashable]) -> float:
         """ROUGE-L F: twice the common subsequence, over the words of both; 0 where there are none."""
         total = self.length + len(words)
         return 2 * self.common(words) / total if total else 0.0

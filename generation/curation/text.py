@@ -56,12 +56,17 @@ def input_key(text: str) -> str:
     return f"{_hash64(normalise(text)):016x}"
 
 
+def word_hashes(words: Sequence[str]) -> list[int]:
+    """64-bit hashes, the same in every process."""
+    return list(map(_word_hash, words))
+
+
 def ngram_hashes(words: Sequence[str], length: int) -> Hashes:
     """64-bit hashes of all runs of `length` words, in order; empty where there are fewer words. The same in every process."""
     places = len(words) - length + 1
     if places < 1:
         return np.empty(0, dtype=np.uint64)
-    hashes = np.fromiter(map(_word_hash, words), dtype=np.uint64, count=len(words))
+    hashes = np.array(word_hashes(words), dtype=np.uint64)
     runs = hashes[:places].copy()
     for start in range(1, length):
         runs *= _MULTIPLIER
