@@ -13,6 +13,7 @@ from cluster.identity import check_against_run
 from cluster.lock import DriverLock
 from cluster.open_run import OpenRun
 from cluster.principles_stage import arm_principles, principles_stage
+from cluster.private_sends import SendBook
 from cluster.progress import ProgressLine, summary_table
 from cluster.recipe import LoadedRecipe, load_tasks
 from cluster.report import build_report, read_report
@@ -133,7 +134,7 @@ def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> t
 
 
 def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
-    with StagePools(run.recipe, run.energy) as pools:
+    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
         for arm in run.arms:
@@ -144,6 +145,6 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     trained = [(arm, number) for arm in run.arms if arm.trained for number in run.models_of(arm)]
     for arm, number in trained if "train" in stages else ():
         train_stage(run, arm, number)
-    with StagePools(run.recipe, run.energy) as pools:
+    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
         for arm, number in trained if "evaluate" in stages else ():
             evaluate_stage(run, arm, number, pools)

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from cluster.energy_book import EnergyBook
 from cluster.pools import Pool
+from cluster.private_sends import SendBook
 from cluster.recipe import Recipe
 from generation.flows import FlowCall, FlowResult
 
@@ -31,8 +32,9 @@ class TokenBook:
 class StagePools:
     """Starts each pool once, and in turns where the recipe wants it: then asking for one closes the other."""
 
-    def __init__(self, recipe: Recipe, energy: EnergyBook) -> None:
+    def __init__(self, recipe: Recipe, energy: EnergyBook, sends: SendBook) -> None:
         self._recipe = recipe
+        self._sends = sends
         self._energy = energy
         self._open: dict[str, Pool] = {}
 
@@ -58,6 +60,7 @@ class StagePools:
         def ask(calls: list[FlowCall], token_budget: int | None = None) -> list[FlowResult]:
             results = self._get(name).ask(calls, token_budget)
             book.add(stage, results)
+            self._sends.add(name, results)
             return results
 
         return ask
