@@ -40,6 +40,7 @@ def identity_of(recipe: Recipe) -> dict[str, Any]:
             sections["pools"][name]["engine"]["model"] = _weights(pool.engine.model, pool.engine.revision)
     for values, task in zip(sections["tasks"], recipe.tasks, strict=True):
         values["seeds"], values["evaluation"] = _file_digest(task.seeds), _file_digest(task.evaluation)
+        values["verifier"] = _program_digest(task.verifier)
     sections["tasks"] = {values["name"]: values for values in sections["tasks"]}
     sections["task_order"] = [task.name for task in recipe.tasks]
     return dict(_leaves("", sections))
@@ -124,6 +125,11 @@ def _file_digest(path: str | None) -> str | None:
         return f"sha256:{_sha256(place)}"
     files = sorted(file for file in place.rglob("*") if file.is_file())
     return f"files:{digest(*(part for file in files for part in (str(file.relative_to(place)), _sha256(file))))}"
+
+
+def _program_digest(spec: str | None) -> str | None:
+    file, _, function = (spec or "").rpartition(":")
+    return f"{_file_digest(file)}:{function}" if spec else None
 
 
 def _sha256(path: Path) -> str:

@@ -42,6 +42,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[st
     for index, task in enumerate(values["tasks"]):
         for key in ("seeds", "evaluation"):
             task[key] = _existing(folder, task[key], f"tasks.{index}.{key}", mistakes)
+        task["verifier"] = _program(folder, task["verifier"], f"tasks.{index}.verifier", mistakes)
     principles = values["principles"]
     principles["from_file"] = _existing(folder, principles["from_file"], "principles.from", mistakes)
     for name, pool in values["pools"].items():
@@ -76,6 +77,15 @@ def _existing(folder: Path, path: str | None, key: str, mistakes: list[str]) -> 
     elif not (folder / path).exists():
         mistakes.append(f"{key}: {path} does not exist in {folder}; correct the path")
     return str(folder / path)
+
+
+def _program(folder: Path, spec: str | None, key: str, mistakes: list[str]) -> str | None:
+    if spec is None:
+        return None
+    file, _, function = spec.rpartition(":")
+    if not function.isidentifier() or not (folder / file).is_file():
+        mistakes.append(f"{key}: {spec} is not file.py:function with a file in {folder}; correct it")
+    return f"{folder / file}:{function}"
 
 
 def _model(folder: Path, model: str, pool: str, mistakes: list[str]) -> str:
