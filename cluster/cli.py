@@ -137,12 +137,16 @@ def compare(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     The same run folder as `psi run`, more arms, several training seeds; ends with contrasts and their intervals in compare.md.
     """
-    from cluster.compare import build_compare, compare_table
+    from cluster.compare import build_compare
+    from cluster.compare_text import compare_table
     from cluster.driver import run_all
     from cluster.recipe import compared, load_recipe
+    from cluster.report import build_report
 
     store = run_all(compared(load_recipe(recipe, overrides or [])), compares=True)
-    typer.echo(compare_table(build_compare(store)))
+    result = build_compare(store)
+    build_report(store)  # once more, now with the contrasts
+    typer.echo(compare_table(result))
 
 
 @app.command()

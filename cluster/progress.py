@@ -184,10 +184,11 @@ def summary_table(report: dict[str, Any]) -> str:
         seconds = stage["seconds"]
         stages.append((name, NOT_MEASURED if seconds is None else f"{seconds:,.1f}"))
     stages.append(("wall", NOT_MEASURED if report["wall"]["seconds"] is None else f"{report['wall']['seconds']:,.1f}"))
-    return "\n".join([*_columns(arms), "", *_columns(stages), "", f"report  {report['run']['uri']}/report.html"])
+    return "\n".join([*columns(arms), "", *columns(stages), "", f"report  {report['run']['uri']}/report.html"])
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a table of equally long rows: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -8,10 +8,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cluster.energy_report import UNITS as ENERGY_UNITS
 from cluster.progress import NOT_MEASURED, count, duration, interval, percent
 from cluster.report_data import gather
-from cluster.report_files import open_run
-from cluster.report_plots import accuracy_picture, color, loss_picture, throughput_picture, yield_picture
+from cluster.report_files import open_run, read_object
+from cluster.report_plots import (
+    accuracy_picture,
+    color,
+    contrast_picture,
+    loss_picture,
+    throughput_picture,
+    yield_picture,
+)
 from generation.arms import arm_spec
 from generation.storage import Store
 
@@ -21,6 +29,7 @@ UNITS = {
     "bytes": "bytes",
     "cached": "tokens",
     "ci95": "share of 1",
+    "difference": "share of 1",
     "files": "files",
     "final_loss": "nats per supervised token",
     "format_version": "version",
@@ -29,6 +38,8 @@ UNITS = {
     "items": "evaluation items",
     "label_accuracy": "share of 1",
     "loss": "nats per supervised token",
+    "p": "probability",
+    "p_holm": "probability",
     "prompt": "tokens",
     "requests": "requests",
     "restarts": "restarts",
@@ -46,17 +57,28 @@ UNITS = {
 }
 """Unit of a number by the last name of its path."""
 
-SECTION_UNITS = {"yield": "rows", "dataset": "rows", "arms": "rows", "throughput": "rows", "principles": "principles"}
+SECTION_UNITS = {
+    "arms": "rows",
+    "contrasts": "tasks",
+    "dataset": "rows",
+    "principles": "principles",
+    "privacy": "tokens",
+    "throughput": "rows",
+    "yield": "rows",
+}
 """Unit of the other numbers, by section."""
 
 SOURCES = {
     "arms": "evaluation/<arm>.json, dataset/round-0/summary.json",
+    "contrasts": "compare.json",
     "dataset": "dataset/round-0/SEALED.json and the files that it lists",
     "yield": "metrics/generation-*.jsonl, dataset/round-0/summary.json",
     "throughput": "metrics/generation-*.jsonl",
     "principles": "principles/round-0.arrow",
     "training": "metrics/training.jsonl, stages/train*.json",
     "tokens": "stages/*.json, metrics/generation-*.jsonl",
+    "privacy": "recipe.json, privacy/*.jsonl, and the counts in rows/round-0",
+    "energy": "energy/*.jsonl, recipe.json",
     "stages": "stages/*.json",
     "wall": "stages/*.json",
     "machine": "stages/*.json",
@@ -64,7 +86,11 @@ SOURCES = {
 }
 """Where a section's numbers come from."""
 
+FEW_JOULES = 100
+"""Less is shown with three digits, more as whole joules."""
+
 PICTURES = {
+    "contrasts": (contrast_picture, "contrasts"),
     "accuracy": (accuracy_picture, "arms"),
     "yield": (yield_picture, "yield"),
     "throughput": (throughput_picture, "throughput"),
@@ -93,7 +119,7 @@ def read_report(run: Store) -> dict[str, Any]:
     Raises:
         StorageError: The run does not exist, or one of its files cannot be read.
     """
-    report = gather(open_run(run))
+    report = gather(open_run(run)) | {"contrasts": read_object(run, "compare.json").get("contrasts", {})}
     leaves = list(_leaves(report, ()))
     missing = {".".join(path): SOURCES[path[0]] for path, value in leaves if value is None}
     units = {".".join(path): unit(path) for path, value in leaves if _is_number(value)}
@@ -104,6 +130,8 @@ def unit(path: tuple[str, ...]) -> str:
     """The unit of the number at a path of `report.json`."""
     if path[0] == "yield" and "reasons" in path:
         return "rows"
+    if path[0] == "energy" and path[-1] in ENERGY_UNITS:
+        return ENERGY_UNITS[path[-1]]
     return UNITS.get(path[-1]) or SECTION_UNITS[path[0]]
 
 
@@ -136,6 +164,7 @@ def render(report: Mapping[str, Any]) -> str:
         "count": count,
         "duration": duration,
         "interval": interval,
+        "joules": joules,
         "percent": percent,
         "points": points,
         "plain": plain,
@@ -167,6 +196,11 @@ def _picture(svg: str | None) -> Markup | None:
 def points(share: float | None) -> str:
     """A difference of shares as `+12.5`, in percentage points."""
     return NOT_MEASURED if share is None else f"{100 * share:+.1f}"
+
+
+def joules(value: float | None) -> str:
+    """Energy as `1,234 J`."""
+    return NOT_MEASURED if value is None else f"{value:,.0f} J" if value >= FEW_JOULES else f"{value:,.3g} J"
 
 
 def plain(value: Any) -> str:

@@ -91,6 +91,29 @@ def _accuracy_panel(axis: Axes, scores: Mapping[str, Mapping[str, Any]]) -> None
     axis.spines[["left", "bottom"]].set_visible(False)
 
 
+def contrast_picture(contrasts: Mapping[str, Mapping[str, Any] | None]) -> str | None:
+    """Forest plot: psi minus each other arm with its 95 % interval, against the line of no difference."""
+    known = {other: found for other, found in contrasts.items() if found is not None}
+    if not known:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        axis.axvline(0, color=MUTED, linewidth=1)
+        for place, (other, found) in enumerate(known.items()):
+            axis.plot(found["ci95"], [place, place], color=color(other), linewidth=2.2, solid_capstyle="butt")
+            axis.plot(found["difference"], place, "o", color=color(other), markersize=5)
+        axis.set_yticks(range(len(known)), [f"psi \u2212 {other}" for other in known])
+        axis.tick_params(axis="y", labelcolor=INK)
+        axis.set_ylim(len(known) - 0.5, -0.5)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0"))
+        axis.set_xlabel("percentage points of accuracy")
+        axis.grid(axis="x")
+        axis.spines[["left", "bottom"]].set_visible(False)
+
+    return _svg("contrasts", draw, height=0.75 + 0.27 * len(known))
+
+
 def yield_picture(yields: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Rows left after each stage, per arm; what the stage itself dropped is the pale end of its bar."""
     funnels = {arm: funnel(facts) for arm, facts in yields.items()}
