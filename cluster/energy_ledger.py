@@ -108,18 +108,19 @@ def figure(used: Used, watts_per_core: float) -> dict[str, Any]:
 
     Returns:
         `joules` (None where a part could not be metered), `method` (`measured`, `estimated` or `mixed`), `measured_share`,
-        `core_seconds` (measured), `gpu_joules` (None without a GPU) and `seconds`, the time on the clock summed over processes.
+        `core_seconds` (measured), `seconds` (time on the clock, summed over processes) and, with GPUs, `gpu_joules`.
     """
     estimated = used.estimated_mj / 1000 + used.core_ms / 1000 * watts_per_core
     measured = used.measured_mj / 1000
     joules = measured + estimated
     method = "estimated" if not used.measured_mj else "mixed" if estimated else "measured"
     on_gpu = (used.measured_mj + used.estimated_mj) / 1000
+    facts = {"gpu_joules": on_gpu} if on_gpu and not used.unmetered else {}
     return {
         "joules": None if used.unmetered else round(joules, 3),
         "method": "not measured" if used.unmetered else method,
-        "measured_share": None if used.unmetered or not joules else round(measured / joules, 6),
+        "measured_share": None if used.unmetered else round(measured / joules, 6) if joules else 0.0,
         "core_seconds": used.core_ms / 1000,
-        "gpu_joules": on_gpu if on_gpu and not used.unmetered else None,
         "seconds": used.wall_ms / 1000,
+        **facts,
     }

@@ -15,6 +15,27 @@ from generation.energy import Window, break_even_rows
 from generation.energy_config import EnergyConfig
 from generation.storage import Store
 
+UNITS = {
+    "accepted_share": "share of 1",
+    "break_even_rows": "rows",
+    "core_seconds": "core-seconds",
+    "g_per_kwh": "g CO2e/kWh",
+    "grams": "g CO2e",
+    "kwh": "kWh",
+    "large_accepted_share": "share of 1",
+    "measured_share": "share of 1",
+    "prefill_weight": "generated tokens per uncached prompt token",
+    "pue": "ratio",
+    "ratio": "ratio",
+    "ratio_to_large": "ratio",
+    "ratio_with_starts": "ratio",
+    "saved_share": "share of 1",
+    "watts_per_core": "W",
+    **dict.fromkeys(("accepted", "drafts", "large_drafts", "rows"), "rows"),
+    **dict.fromkeys(("joules_per_accepted", "psi_joules_per_accepted", "large_joules_per_accepted"), "J/row"),
+}
+"""Unit of a number by the last name of its path; all others are joules."""
+
 ENOUGH_DRAFTS = 500
 """Drafts of the large model below which its energy per accepted row is flagged as taken from too few."""
 
@@ -166,9 +187,7 @@ def _carbon(config: EnergyConfig, joules: float | None) -> dict[str, Any]:
     return {
         "grams": None if kwh is None or intensity is None else kwh * intensity,
         "g_per_kwh": intensity,
-        "region": config.region,
-        "year": None if year is None else str(year),
-        "source": source,
+        "source": source and ", ".join(str(part) for part in (source, year, config.region) if part),
         "basis": "location-based",
     }
 

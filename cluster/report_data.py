@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cluster.energy_report import energy_of
+from cluster.private_sends import read_private_sends
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
 from cluster.report_tokens import read_tokens
 from cluster.report_yield import generation_speed, read_yield
@@ -31,7 +33,9 @@ def gather(files: RunFiles) -> dict[str, Any]:
         "principles": _principles(files.run),
         "training": {arm: _training(files, arm) for arm in trained},
         "tokens": read_tokens(files),
+        "privacy": read_private_sends(files),
         "throughput": {arm: generation_speed(files.metrics[arm]) for arm in generating},
+        "energy": energy_of(files.run),
         "stages": {name: _stage(facts) for name, facts in files.stages.items()},
         "wall": _wall(files.stages),
         "machine": _machine(files),
@@ -111,9 +115,13 @@ def _principle(p: Principle) -> dict[str, Any]:
         "text": p.text,
         "support": None if p.model == "file" else len(p.support),
         "solve_accuracy": p.solve_accuracy,
-        "solve_gain": p.solve_gain,
-        "solve_gain_ci95": [p.solve_gain_low, p.solve_gain_high],
+        "tried_on": p.tried_on,
+        **{name: _estimate(getattr(p, name)) for name in ESTIMATES},
     }
+
+
+def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+    return None if found is None else {"value": found.value, "ci95": [found.low, found.high], "items": found.items}
 
 
 def _training(files: RunFiles, arm: str) -> dict[str, Any]:

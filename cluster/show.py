@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cluster.energy_report import energy_of
 from cluster.progress import NOT_MEASURED
-from cluster.report_files import RunFiles, arm_folder, number, open_run, read_metrics
+from cluster.report_files import RunFiles, arm_folder, open_run
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.manifest import replay
@@ -167,7 +168,12 @@ def _throughput(files: RunFiles, arm: str) -> str:
 
 
 def _energy(store: Store) -> str:
-    names = [name for name in store.names("energy") if name.endswith(".jsonl")]
-    joules = [number(line, "joules") for name in names for line in read_metrics(store, f"energy/{name}")]
-    known = [value for value in joules if value is not None]
-    return _section("energy", [f"  {sum(known) / JOULES_PER_WATT_HOUR:,.2f} Wh"] if known else [])
+    found = energy_of(store)
+    if found["total_joules"] is None:
+        return _section("energy", [])
+    lines = [f"  {found['total_joules'] / JOULES_PER_WATT_HOUR:,.2f} Wh in all ({found['method']})"]
+    each = {name: arm["joules_per_accepted"] for name, arm in found["arms"].items()}
+    lines += [f"  {joules:,.3g} J for an accepted row of {name}" for name, joules in each.items() if joules is not None]
+    if found["ratio_to_large"] is not None:
+        lines.append(f"  {found['ratio_to_large']:.2f} of what the large model would have taken for psi's rows")
+    return _section("energy", lines)
