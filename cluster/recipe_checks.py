@@ -13,6 +13,7 @@ from generation.config import TaskConfig
 from generation.engines.config import HttpEngine, PoolConfig, VllmEngine
 from generation.engines.privacy import require_allowed
 from generation.errors import PrivacyError, RecipeError
+from generation.instances.round_trip import TEMPLATE as ROUND_TRIP
 from generation.prompts.prompt_set import DEFAULT_SET, PromptSet, load_prompt_set
 
 if TYPE_CHECKING:
@@ -145,6 +146,10 @@ def _prompt_mistakes(recipe: Recipe, folder: Path) -> list[str]:
     except RecipeError as error:
         return [str(error)]
     missing += [f"prompts: {name}.jinja is missing" for name in NEEDED_TEMPLATES if not _has(prompts, name)]
+    if recipe.generation.round_trip and not _has(prompts, ROUND_TRIP):
+        missing.append(
+            f"generation.round_trip: the prompt set has no {ROUND_TRIP}.jinja; write it or leave the check out"
+        )
     if not recipe.principles.from_file:
         missing += [
             f"principles.levels.{level}.prompt: the prompt set has no {config.prompt}.jinja; write it or leave the level out"

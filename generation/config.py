@@ -132,9 +132,13 @@ class PrinciplesConfig(Section):
     leak_ngram: Count = 8
     """Principles that share so many words in a row with a seed are retired."""
     probe_seeds: Count = 32
-    """Seeds of the `validate` split on which the small model tries each candidate."""
+    """Held-out seeds on which the small model tries a solve or check candidate; the worse half drops out on fewer."""
+    probe_drafts: Count = 32
+    """Instances that it drafts to try a generate candidate, and as many with a placebo of the same length."""
     probe_output_tokens: Count = 512
     """Longest answer of the small model in a trial."""
+    mistake_answers: Count = 4
+    """Times that the small model answers each seed for evidence `errors`; one wrong answer is a mistake."""
     min_solve_gain: float = 0.0
     """A solve principle joins the selection when it adds more than this to the accuracy on the probe seeds."""
     prefix_token_budget: Count = 600
@@ -180,6 +184,8 @@ class GenerationConfig(Section):
     """Temperature of drafts with no row kept yet, and with all of them, instead of `draft.temperature`."""
     demo_leak: Share = 0.001
     """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this; 0: never."""
+    round_trip: bool = False
+    """Drop accepted rows of which the small model cannot find a hidden number or label again, given the answer: three requests a row."""
     flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
     min_yield: Share = 0.02
     """Stop when fewer than this share of the flows is accepted ..."""

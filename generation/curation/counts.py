@@ -4,7 +4,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-FLOW_STAGES = ("engine", "parse", "length", "duplicate", "bounds", "copy", "contamination", "demo_leak", "vote")
+FLOW_STAGES = (
+    "engine",
+    "parse",
+    "length",
+    "duplicate",
+    "bounds",
+    "copy",
+    "contamination",
+    "demo_leak",
+    "vote",
+    "round_trip",
+)
 """Where a flow may reject its own row, in order; other stages follow in alphabetical order. The fold asks bounds, copy and contamination
 again, and drops there what no flow was screened for."""
 FOLD_STAGES = (
