@@ -38,21 +38,21 @@ class SendBook:
     def __init__(self, run: Store, recipe: Recipe) -> None:
         self._began = time.monotonic()
         self._lines = SessionMetrics(run, "asked", datetime.now(UTC), folder=FOLDER)
-        self._private = {task.name for task in recipe.tasks if task.privacy == "private"}
+        self._private = {task.name: task.privacy == "private" for task in recipe.tasks}
         pools = {"large": recipe.pools.large, "small": recipe.pools.small}
         engines = {name: pool.engine for name, pool in pools.items() if pool}
         self._endpoints = {name: host(engine.url) for name, engine in engines.items() if isinstance(engine, HttpEngine)}
 
     def add(self, pool: str, results: Sequence[FlowResult]) -> None:
         """Book some flows of a pool by their task, which is the second part of their keys: `mine/sentiment/task/0003`."""
-        if pool not in self._endpoints or not self._private:
+        if pool not in self._endpoints:
             return
         sent: Counter[str] = Counter()
         for result in results:
             sent[result.key.split("/")[1]] += result.prompt_tokens
         now, seconds = datetime.now(UTC).isoformat(), round(time.monotonic() - self._began, 3)
         for task, tokens in sent.items():
-            if task in self._private and tokens:
+            if self._private[task] and tokens:
                 endpoint = self._endpoints[pool]
                 self._lines.book(
                     {"time": now, "seconds": seconds, "endpoint": endpoint, "task": task, "prompt_tokens": tokens}
