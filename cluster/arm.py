@@ -84,7 +84,7 @@ class ArmFold:
         self.reader = ShardReader(run.store)
         generation, curation = run.recipe.generation, run.recipe.curation
         self.tasks = {
-            work.task.name: TaskFold(work, generation, curation, sealed_targets(run.store, work.task.name))
+            work.task.name: TaskFold(work, generation, curation, sealed_targets(run.store, work.task.name), run.oracle)
             for work in run.work
         }
 
@@ -139,7 +139,7 @@ class ArmFold:
         """Write and seal the dataset: the first rows kept of each task, exactly as many as its target."""
         run = self._run
         parts = [
-            TaskRows(fold.work.task, fold.target, fold.rows(self.reader), fold.fold.counts)
+            TaskRows(fold.work.task, fold.target, fold.rows(self.reader), fold.fold.counts, fold.first_answers)
             for fold in self.tasks.values()
         ]
         return write_dataset(run.store, parts, run.context.prompts, run.provenance, run.oracle)

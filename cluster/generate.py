@@ -15,11 +15,13 @@ from cluster.stages import model_name
 from cluster.task_fold import TaskWork
 from generation.arms import ArmSpec
 from generation.config import GenerationConfig, VotingConfig
+from generation.curation.decontaminate import EvaluationIndex
 from generation.dataset import sealed_targets, write_human_dataset
 from generation.engines.config import PoolConfig
 from generation.errors import RecipeError
 from generation.instances.bundles import make_bundles, make_cells
 from generation.instances.flow import InstanceContext, without_seeds
+from generation.instances.screen import Screen, make_screen
 from generation.manifest import replay
 from generation.principles.model import Principle
 from generation.seeds import load_evaluation
@@ -59,6 +61,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
     held_out = tuple(seed.input for task in run.tasks for seed in load_evaluation(task.config))
     run_id, model = _run_id(run, arm), model_name(pool.engine)
     tasks = {task.name: without_seeds(task) for task in run.tasks}
+    work = tuple(_work(run, arm, task, principles, held_out) for task in run.tasks)
     others = [other for other in run.arms if other.writes and other != arm]
     elsewhere = {other.name: session_seconds(run.arm(other.name), "generation") for other in others}
     gpus = {other.name: _writer(run, other).gpus * _writer(run, other).replicas for other in others}
@@ -67,8 +70,8 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         store=run.arm(arm.name),
         recipe=run.recipe.model_copy(update={"generation": generation}),
         pool=pool,
-        work=tuple(_work(run, arm, task, principles, held_out) for task in run.tasks),
-        context=InstanceContext(run_id, tasks, run.prompts, generation, model),
+        work=work,
+        context=InstanceContext(run_id, tasks, run.prompts, generation, model, _screens(run, work, held_out)),
         provenance={"run": run_id, "identity": run.loaded.identity_hash, "model": model},
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
         spent_seconds=sum(elsewhere.values()) + run.seconds_beside_generation(),
@@ -98,7 +101,16 @@ def _work(
     generation = run.recipe.generation
     bundles = make_bundles(task, principles, run.prompts, generation, arm)
     kinds = tuple((bundle, make_cells(bundle, task, run.prompts, generation)) for bundle in bundles)
-    return TaskWork(task, kinds, held_out)
+    texts = (p.text for p in principles if p.task == task.name and p.status == "active")
+    return TaskWork(task, kinds, held_out, tuple(texts))
+
+
+def _screens(run: OpenRun, work: Sequence[TaskWork], held_out: Sequence[str]) -> dict[str, Screen]:
+    curation, leak = run.recipe.curation, run.recipe.generation.demo_leak
+    index = EvaluationIndex(held_out, curation.decontaminate_ngram)
+    return {
+        one.task.name: make_screen(one.task, [bundle for bundle, _ in one.kinds], index, curation, leak) for one in work
+    }
 
 
 def generate_arm(

@@ -12,7 +12,7 @@ from cluster.metrics import SessionMetrics, session_seconds
 from cluster.progress import Counters
 from cluster.protocol import GenerateJob, PrefixAnswer, Progress
 from cluster.task_fold import SeenUnits, TaskFold
-from cluster.waves import units_to_plan, wave
+from cluster.waves import WaveOrder, cell_weights, chance, ramped, units_to_plan, wave
 from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
 
 TICK_SECONDS = 0.2
@@ -120,15 +120,15 @@ class GenerationLoop:
         return answer
 
     def _plan(self, answer: PrefixAnswer) -> None:
-        flows = self._run.recipe.generation.flows_per_unit
-        replicas = self._run.pool.replicas
-        index = answer.next_record
+        config, index = self._run.recipe.generation, answer.next_record
         for name, task in self._fold.tasks.items():
-            planned = answer.planned.get(name, 0)
-            units = units_to_plan(task.standing(planned), flows, replicas)
+            standing = task.standing(answer.planned.get(name, 0))
+            units = units_to_plan(standing, config.flows_per_unit, self._run.pool.replicas)
             if units:
-                records = wave(name, task.work.kinds, units, planned, index, flows)
-                index = self._link.call("add_records", records)
+                rng = chance(self._run.recipe.run.seed, name, index)
+                weights = cell_weights(task.cells(), config.min_novelty, rng)
+                order = WaveOrder(name, units, index, config.flows_per_unit, ramped(config.draft_ramp, standing))
+                index = self._link.call("add_records", wave(order, task.work.kinds, weights, rng))
 
     def _drain(self, pool: GenerationPool) -> None:
         """Let the replicas commit what they have leased, for a while."""
@@ -194,7 +194,7 @@ class GenerationLoop:
         return YieldError(
             f"generate {self._run.arm}: task '{name}': {task.fold.kept} of {task.target:,} rows accepted,\n{seen.kept} of the last"
             f" {seen.flows:,} flows (generation.min_yield = {config.min_yield:g}). Dropped:\n"
-            + "\n".join(lines or ["  nothing"])
+            + "\n".join([*(lines or ["  nothing"]), *filter(None, [task.spent_cells()])])
             + f"\nEverything is kept; look at it with `psi show {run}`.\n"
             "What helps: a prompt set that the small model understands, better principles or\n"
             "another small model, each in a new run folder; or, to go on in this one, a lower\n"

@@ -4,11 +4,15 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.waves import Standing
+from cluster.cell_yield import CellYield
+from cluster.waves import CellStanding, Standing, open_cells
 from generation.config import CurationConfig, GenerationConfig
+from generation.curation.balance import even_shares
 from generation.curation.fold import CausalFold
+from generation.dataset_tally import Oracle, TruthCount
 from generation.instances.flow import seen_key
 from generation.instances.plan import Bundle, Cell
+from generation.instances.training_view import PrincipleTexts
 from generation.manifest import UnitPlace
 from generation.rows import Row
 from generation.task import Task
@@ -25,11 +29,13 @@ class TaskWork:
         task: The task.
         kinds: Its bundles, each with its cells.
         evaluation_inputs: Inputs that may not leak into its rows.
+        principles: Texts of the principles that it is written with, which may not either.
     """
 
     task: Task
     kinds: tuple[tuple[Bundle, tuple[Cell, ...]], ...]
     evaluation_inputs: tuple[str, ...]
+    principles: tuple[str, ...] = ()
 
 
 class TaskFold:
@@ -40,6 +46,7 @@ class TaskFold:
         generation: The recipe's section.
         curation: The recipe's section.
         sealed_targets: Targets whose datasets were sealed before (`dataset.sealed_targets`).
+        oracle: True answers, to measure first answers with.
 
     Attributes:
         fold: The causal fold.
@@ -49,29 +56,41 @@ class TaskFold:
         examples: `stage: reason` to what the model wrote in the first row dropped for it.
         given_up: Units of the prefix without rows.
         flows: Rows folded, of either status.
+        first_answers: How many of the first answers are true, over all rows that were voted on.
     """
 
     def __init__(
-        self, work: TaskWork, generation: GenerationConfig, curation: CurationConfig, sealed_targets: Sequence[int]
+        self,
+        work: TaskWork,
+        generation: GenerationConfig,
+        curation: CurationConfig,
+        sealed_targets: Sequence[int] = (),
+        oracle: Oracle | None = None,
     ) -> None:
         self.work = work
+        self._oracle = oracle
         self.target = generation.accepted_rows
         self._sealed_targets = tuple(sealed_targets)
         self._generation = generation
         self._curation = curation
+        self._principles = PrincipleTexts(work.principles)
         self.restart()
 
     def restart(self) -> None:
         """Forget everything; what was seen is not what is visible."""
         work = self.work
         inputs = work.evaluation_inputs
-        self.fold = CausalFold(self._curation, work.task, inputs, self.target, self._sealed_targets)
+        even = even_shares(work.kinds)
+        self.fold = CausalFold(self._curation, work.task, inputs, self.target, self._sealed_targets, even)
         self.count = 0
         self.digest = ""
         self.flows = 0
         self.dropped: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
         self.given_up: list[str] = []
+        self.first_answers = TruthCount(work.task.config.answer, self._oracle)
+        cells = (cell.cell_id for _, cells in work.kinds for cell in cells)
+        self._cells = CellYield(cells, self._generation.novelty_flows)
         self._kept: list[tuple[UnitPlace, int]] = []
         self._recent: deque[SeenUnit] = deque(maxlen=max(self._generation.patience_units, RECENT_UNITS))
 
@@ -104,6 +123,19 @@ class TaskFold:
         flows, kept = sum(u.flows for u in self._recent), sum(u.kept for u in self._recent)
         return Standing(self.fold.kept, self.target, planned, self.count, flows, kept)
 
+    def cells(self) -> dict[str, CellStanding]:
+        """How each cell stands, for the planner."""
+        return self._cells.standings()
+
+    def spent_cells(self) -> str:
+        """How many cells the novelty stop has closed, in words; empty where it is none."""
+        cells, floor = self.cells(), self._generation.min_novelty
+        spent = sum(cell.is_spent(floor) for cell in cells.values())
+        if not spent:
+            return ""
+        left = "and nothing is left to write" if spent == len(cells) else f"{len(open_cells(cells, floor))} are open"
+        return f"{spent} of {len(cells)} cells are spent: less than {floor:.0%} of what they write is new; {left}"
+
     def out_of_patience(self) -> "SeenUnits | None":
         """The last `patience_units` units, once that many were folded and they yielded too little."""
         patience = self._generation.patience_units
@@ -123,12 +155,14 @@ class TaskFold:
             yield unit[index]
 
     def _absorb(self, settled: SettledUnit, reader: ShardReader) -> list[str]:
-        rows = reader.rows(settled.place) if settled.place else []
+        rows = [self._principles.guard(row) for row in reader.rows(settled.place)] if settled.place else []
         verdicts = self.fold.fold(rows)
         self.count += 1
         self.digest = extend_digest(self.digest, settled)
         self.flows += len(rows)
         for row, verdict in zip(rows, verdicts, strict=True):
+            self._cells.add(row.cell, verdict)
+            self.first_answers.add(row, row.first_answer)
             if not verdict.kept:
                 why = f"{verdict.stage}: {verdict.reason}"
                 self.dropped[why] += 1

@@ -1,14 +1,21 @@
-"""How much work to plan next, from what was accepted so far. Pure."""
+"""How much work to plan next, and on which cells, from what was accepted so far. Pure; chance comes in as a generator of numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
 
 from generation.instances.plan import Bundle, Cell, PlanRecord
+from generation.storage import digest
 
 MARGIN = 1.1
 UNITS_AHEAD_PER_REPLICA = 4
 """One lease of full size in work, one waiting."""
+FLOOR_SHARE = 0.25
+"""Of a wave, spread evenly over the open cells: each gets at least 1 / (4 cells)."""
+_DRAWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,45 @@ class Standing:
     recent_kept: int
 
 
+@dataclass(frozen=True, slots=True)
+class CellStanding:
+    """What the last flows of one cell brought.
+
+    Attributes:
+        flows: How many are looked at.
+        new: Rows kept of them.
+        repeated: Rows dropped because an earlier one has nearly the same input.
+    """
+
+    flows: int = 0
+    new: int = 0
+    repeated: int = 0
+
+    def is_spent(self, min_novelty: float) -> bool:
+        """Whether too little of what the filters accept is new. Never below 1 / `min_novelty` such rows: they could not tell."""
+        accepted = self.new + self.repeated
+        return accepted * min_novelty >= 1 and self.new < min_novelty * accepted
+
+
+@dataclass(frozen=True, slots=True)
+class WaveOrder:
+    """What a wave of a task shall be.
+
+    Attributes:
+        task: Its name.
+        units: Units to plan.
+        first_index: Index of the first plan record.
+        flows_per_unit: Flows in each unit.
+        draft_temperature: For its drafts; None: the recipe's.
+    """
+
+    task: str
+    units: int
+    first_index: int
+    flows_per_unit: int
+    draft_temperature: float | None = None
+
+
 def units_to_plan(standing: Standing, flows_per_unit: int, replicas: int) -> int:
     """Units to add to a task's plan now.
 
@@ -49,28 +95,92 @@ def units_to_plan(standing: Standing, flows_per_unit: int, replicas: int) -> int
     return max(0, min(wanted, max(ahead, standing.folded)) - outstanding)
 
 
+def chance(seed: int, task: str, index: int) -> np.random.Generator:
+    """The numbers that a wave is drawn with: the same for the same seed, task and plan record."""
+    return np.random.default_rng(int(digest("wave", str(seed), task, str(index)), 16))
+
+
+def open_cells(standings: Mapping[str, CellStanding], min_novelty: float) -> list[str]:
+    """Cells that still bring something new; where all are spent, the one that brings most, the earliest of equals."""
+    found = [cell for cell, standing in standings.items() if not standing.is_spent(min_novelty)]
+    return found or [max(standings, key=lambda cell: standings[cell].new / max(1, standings[cell].flows))]
+
+
+def cell_weights(
+    standings: Mapping[str, CellStanding], min_novelty: float, rng: np.random.Generator
+) -> dict[str, float]:
+    """The share of the next flows that each open cell shall have: even before anything is known, then by Thompson sampling.
+
+    A quarter is spread evenly. The rest goes to each cell as often as it wins a draw from all cells' Beta(1 + new, 1 + not new).
+
+    Source:
+        Thompson 1933, Biometrika 25; the floor is ours.
+    """
+    cells = open_cells(standings, min_novelty)
+    known = [standings[cell] for cell in cells]
+    if not any(standing.flows for standing in standings.values()):
+        return dict.fromkeys(cells, 1 / len(cells))
+    new = np.array([standing.new for standing in known])
+    flows = np.array([standing.flows for standing in known])
+    best = rng.beta(1 + new, 1 + flows - new, size=(_DRAWS, len(cells))).argmax(axis=1)
+    wins = np.bincount(best, minlength=len(cells)) / _DRAWS
+    shares = FLOOR_SHARE / len(cells) + (1 - FLOOR_SHARE) * wins
+    return dict(zip(cells, shares.tolist(), strict=True))
+
+
 def wave(
-    task: str,
+    order: WaveOrder,
     kinds: Sequence[tuple[Bundle, tuple[Cell, ...]]],
-    units: int,
-    planned: int,
-    first_index: int,
-    flows_per_unit: int,
+    weights: Mapping[str, float],
+    rng: np.random.Generator,
 ) -> list[PlanRecord]:
-    """Plan records for `units` units of a task, shared evenly between its bundles.
+    """Plan records for a wave: one for each bundle that gets units, so that units of a bundle stay together.
 
     Args:
-        task: Its name.
-        kinds: Its bundles with their cells.
-        units: Units to plan.
-        planned: Units planned before: the bundle that is next in turn follows from it.
-        first_index: Index of the first record.
-        flows_per_unit: Flows in each unit.
+        order: How much.
+        kinds: The task's bundles with their cells.
+        weights: Share of the flows of each cell (`cell_weights`); others get none. Whole units go to bundles, so a small wave obeys
+            it on average only.
+        rng: Rounds (`chance`).
     """
-    shares = [len(range((k - planned) % len(kinds), units, len(kinds))) for k in range(len(kinds))]
-    turns = [(planned + i) % len(kinds) for i in range(len(kinds))]
-    chosen = [(kinds[k], shares[k]) for k in turns if shares[k]]
-    return [
-        PlanRecord(first_index + i, task, 0, bundle, cells, count, flows_per_unit)
-        for i, ((bundle, cells), count) in enumerate(chosen)
-    ]
+    of_cells = [[weights.get(cell.cell_id, 0.0) for cell in cells] for _, cells in kinds]
+    units = _parts(order.units, [sum(shares) for shares in of_cells], rng.random())
+    records: list[PlanRecord] = []
+    for (bundle, cells), shares, count in zip(kinds, of_cells, units, strict=True):
+        if not count:
+            continue
+        flows = _parts(count * order.flows_per_unit, shares, rng.random())
+        working = [(cell, number) for cell, number in zip(cells, flows, strict=True) if number]
+        records.append(
+            PlanRecord(
+                index=order.first_index + len(records),
+                task=order.task,
+                round=0,
+                bundle=bundle,
+                cells=tuple(cell for cell, _ in working),
+                num_units=count,
+                flows_per_unit=order.flows_per_unit,
+                cell_flows=tuple(number for _, number in working),
+                draft_temperature=order.draft_temperature,
+            )
+        )
+    return records
+
+
+def ramped(ramp: tuple[float, float] | None, standing: Standing) -> float | None:
+    """The draft temperature on a ramp from an empty pool of rows to a full one, in steps of 0.01; None without a ramp."""
+    if ramp is None:
+        return None
+    start, end = ramp
+    return round(start + (end - start) * min(1.0, standing.kept / standing.target), 2)
+
+
+def _parts(total: int, weights: Sequence[float], offset: float) -> list[int]:
+    """`total` in whole parts that are within one of their weights' shares, and equal to them on average over `offset` in [0, 1).
+
+    Source:
+        Systematic sampling: Madow and Madow 1944, Annals of Mathematical Statistics 15.
+    """
+    ends = [weight / sum(weights) * total for weight in accumulate(weights)]
+    marks = [0, *(math.floor(end + offset) for end in ends[:-1]), total]
+    return [after - before for before, after in pairwise(marks)]

@@ -25,7 +25,7 @@ from generation.dataset_rows import (
     write_file,
 )  # fmt: skip
 from generation.dataset_seal import FORMAT_VERSION, SealedDataset, newest_seal, read_sealed, seal_name, seals
-from generation.dataset_tally import Oracle, Tally, total_digest
+from generation.dataset_tally import Oracle, Tally, TruthCount, label_facts, total_digest
 from generation.errors import RecipeError, StorageError, YieldError
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import Row
@@ -51,12 +51,14 @@ class TaskRows:
         target: Rows of it in the dataset.
         rows: The kept rows in plan order, from the first; read once, as a stream.
         stages: `counts` of the fold that kept them.
+        first_answers: How many of the first answers are true, over all rows that were voted on; None where it was not counted.
     """
 
     task: Task
     target: int
     rows: Iterable[Row]
     stages: StageCounts
+    first_answers: TruthCount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def write_dataset(
         return _summary(folder, seal)
     sealed_tasks = seal["tasks"] if seal else {}
     files = [DatasetFile(**file) for file in seal["files"]] if seal else []
-    tallies = [Tally(part.task.config, oracle) for part in parts]
+    tallies = [Tally(part.task.config, oracle, part.first_answers) for part in parts]
     for part, tally in zip(parts, tallies, strict=True):
         records = _new_records(part, prompts, tally, sealed_tasks.get(part.task.name))
         files += _write_task(folder, records, part, len(files))
@@ -223,15 +225,13 @@ def _facts(parts: Sequence[TaskRows], tallies: Sequence[Tally], provenance: Mapp
         part.task.name: {**tally.facts(), "overshoot": _overshoot(part.stages), "stages": part.stages}
         for part, tally in zip(parts, tallies, strict=True)
     }
-    checked, right = sum(tally.checked for tally in tallies), sum(tally.right for tally in tallies)
     stages = merge_counts([part.stages for part in parts])
     return {
         "format_version": FORMAT_VERSION,
         "rows": sum(tally.rows for tally in tallies),
         "overshoot": _overshoot(stages),
         "digest": total_digest(tallies),
-        "label_accuracy": right / checked if checked else None,
-        "label_checked": checked,
+        **label_facts(tallies),
         "tasks": tasks,
         "stages": stages,
         "provenance": dict(provenance),

@@ -25,6 +25,7 @@ class Row:
         reason: For rejections, why, in a few words that can be counted.
         input: The drafted input; empty where drafting itself failed.
         answer: The canonical majority answer; the leading one for rejections after voting.
+        first_answer: The first of the answers that could be read, whatever the vote said; empty where none was or could be.
         rationale: Shortest completion that gave the majority answer.
         votes: JSON object of canonical answer to count.
         agreement: Share of the answers that are the majority answer.
@@ -51,6 +52,7 @@ class Row:
     reason: str = ""
     input: str = ""
     answer: str = ""
+    first_answer: str = ""
     rationale: str = ""
     votes: str = "{}"
     agreement: float = 0.0

@@ -11,7 +11,7 @@ from cluster.unit_work import UnitWork
 from generation.engines.base import Completion, Engine, EngineStats, Finished, Prepared, Request
 from generation.instances.bundles import Arm, make_bundles, make_cells
 from generation.instances.flow import InstanceContext, without_seeds
-from generation.instances.plan import PlanRecord
+from generation.instances.plan import PlanRecord, even_parts
 from generation.principles.model import Principle
 from generation.prompts.prompt_set import PromptSet
 from generation.pump import Pump
@@ -143,9 +143,9 @@ class Miniature:
 
     def _records(self, units: int) -> list[PlanRecord]:
         """Units shared evenly between the bundles."""
-        shares = [len(range(place, units, len(self._kinds))) for place in range(len(self._kinds))]
+        shares, flows = even_parts(units, len(self._kinds)), self._flows_per_unit
         return [
-            PlanRecord(index, task.name, 0, bundle, cells, share, self._flows_per_unit)
+            PlanRecord(index, task.name, 0, bundle, cells, share, flows, even_parts(share * flows, len(cells)))
             for index, ((task, bundle, cells), share) in enumerate(zip(self._kinds, shares, strict=True))
         ]
 

@@ -1,6 +1,7 @@
 """Bundles and cells: which principles and demonstrations go into a prompt prefix, and what is asked at its end."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, TypeVar
 
 from generation.arms import ArmSpec
@@ -59,12 +60,14 @@ def answer_prefix(task: Task, principles: Sequence[Principle], prompts: PromptSe
 
 
 def make_cells(bundle: Bundle, task: Task, prompts: PromptSet, config: GenerationConfig) -> tuple[Cell, ...]:
-    """The cells of a bundle: each difficulty with each label."""
+    """The cells of a bundle: each difficulty in each context with each label."""
     cells: list[Cell] = []
-    for difficulty in config.difficulties or ("",):
-        for label in task.labels or (None,):
-            text = prompts.render("draft_text", task=task, difficulty=difficulty, label=label)
-            cells.append(Cell(digest(bundle.bundle_id, difficulty, label or "", text), text, difficulty, label))
+    for difficulty, context, label in product(
+        config.difficulties or ("",), config.contexts or ("",), task.labels or (None,)
+    ):
+        text = prompts.render("draft_text", task=task, difficulty=difficulty, context=context, label=label)
+        cell_id = digest(bundle.bundle_id, difficulty, context, label or "", text)
+        cells.append(Cell(cell_id, text, difficulty, label, context))
     return tuple(cells)
 
 

@@ -3,23 +3,25 @@
 import json
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
-from generation.config import GenerationConfig, VotingConfig
+from generation.config import GenerationConfig
 from generation.curation.text import input_key
 from generation.engines.base import Completion, Request, Sampling
 from generation.errors import Reject
 from generation.flows import Flow
 from generation.instances.parse import parse_draft, read_answer, strip_citations
 from generation.instances.plan import FlowPlan, PlanRecord
+from generation.instances.round_trip import recover
+from generation.instances.screen import Screen
 from generation.instances.vote import Vote
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import Row, row_id
 from generation.storage import json_bytes
 from generation.task import Task
 
-SINGLE_ANSWER = VotingConfig(rounds=(1,), min_agreement=0.0)
+_SINGLE_ANSWER = (1,)
 """Free texts cannot be compared, so one of them is all the evidence there is."""
 
 
@@ -33,6 +35,7 @@ class InstanceContext:
         prompts: The prompt set.
         generation: Its section of the recipe.
         model: Weight digest of the small model.
+        screens: By task, what drafts must pass before votes are spent on them; a task without one has none.
     """
 
     run_id: str
@@ -40,22 +43,24 @@ class InstanceContext:
     prompts: PromptSet
     generation: GenerationConfig
     model: str
-
-    @cached_property
-    def draft_sampling(self) -> Sampling:
-        """How drafts are drawn."""
-        return Sampling(**self.generation.draft.model_dump())
+    screens: Mapping[str, Screen] = field(default_factory=dict[str, Screen])
 
     @cached_property
     def answer_sampling(self) -> Sampling:
         """How answers are drawn."""
         return Sampling(**self.generation.answer.model_dump())
 
-    @cached_property
-    def sampling_json(self) -> str:
+    def draft_sampling(self, record: PlanRecord) -> Sampling:
+        """How the drafts of a plan record are drawn."""
+        sampling = Sampling(**self.generation.draft.model_dump())
+        temperature = record.draft_temperature
+        return sampling if temperature is None else replace(sampling, temperature=temperature)
+
+    def sampling_json(self, record: PlanRecord) -> str:
         """Both, as rows hold them."""
-        values = {"draft": self.generation.draft.model_dump(), "answer": self.generation.answer.model_dump()}
-        return json_bytes(values).decode()
+        return json_bytes(
+            {"draft": asdict(self.draft_sampling(record)), "answer": asdict(self.answer_sampling)}
+        ).decode()
 
 
 def without_seeds(task: Task) -> Task:
@@ -81,7 +86,7 @@ def write_instance(
     """
     row = _started(plan, record, context)
     draft: Completion = yield Request(
-        record.bundle.draft_prefix, plan.cell.draft_text, context.draft_sampling, stage="draft"
+        record.bundle.draft_prefix, plan.cell.draft_text, context.draft_sampling(record), stage="draft"
     )
     try:
         text = parse_draft(draft, context.prompts, len(record.bundle.principles))
@@ -90,7 +95,15 @@ def write_instance(
     row = replace(row, input=text)
     if seen_key(record.task, text) in seen:
         return _rejected(row, Reject("duplicate", "input accepted before"))
-    return (yield from _answered(row, plan, record, context))
+    screen = context.screens.get(record.task)
+    if screen is not None and (dropped := screen.reason(row)):
+        return _rejected(row, Reject(*dropped))
+    row = yield from _answered(row, plan, record, context)
+    if context.generation.round_trip and row.status == "instance":
+        task = context.tasks[record.task]
+        if not (yield from recover(row, task, context.prompts, context.answer_sampling)):
+            return _rejected(row, Reject("round_trip", "hidden part not found again"))
+    return row
 
 
 def _started(plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Row:
@@ -104,7 +117,7 @@ def _started(plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Ro
         principles=record.bundle.principles,
         cell=plan.cell.cell_id,
         model=context.model,
-        sampling=context.sampling_json,
+        sampling=context.sampling_json(record),
         round=record.round,
     )
 
@@ -116,8 +129,9 @@ def _rejected(row: Row, reject: Reject, raw: str = "") -> Row:
 def _answered(row: Row, plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Flow:
     """Ask for blind answers until their vote is settled, and finish the row."""
     task = context.tasks[record.task]
-    answer_config = task.config.answer
-    vote = Vote(SINGLE_ANSWER if answer_config.kind == "open" else context.generation.voting, plan.cell.label)
+    answer_config, voting = task.config.answer, context.generation.voting
+    rounds = _SINGLE_ANSWER if answer_config.kind == "open" else tuple(sorted(voting.rounds))
+    vote = Vote(rounds, voting.least_agreement(answer_config.kind), plan.cell.label)
     text = context.prompts.render("answer_text", task=task, input=row.input)
     request = Request(record.bundle.answer_prefix, text, context.answer_sampling, stage="answer")
     given: list[Completion] = []
@@ -137,6 +151,7 @@ def _voted(row: Row, vote: Vote, given: list[Completion], prompts: PromptSet) ->
     row = replace(
         row,
         answer=vote.leader or "",
+        first_answer=vote.first or "",
         votes=json.dumps(vote.counts, sort_keys=True, ensure_ascii=False),
         agreement=vote.agreement,
     )

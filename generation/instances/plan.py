@@ -3,26 +3,33 @@
 Everything a unit's requests depend on is in its record, so a unit can be done again anywhere; its sampled text does not repeat.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Where diversity is planned and yield is measured: bundle, difficulty and target label.
+    """Where diversity is planned and yield is measured: bundle, difficulty, context and target label.
 
     Attributes:
         cell_id: Digest of all that it holds and its bundle.
         draft_text: The end of the draft prompt, after the bundle's prefix.
         difficulty: The recipe's word for it, or empty.
         label: The label that the input shall have, or None.
+        context: The recipe's word for where it shall play, or empty.
     """
 
     cell_id: str
     draft_text: str
     difficulty: str = ""
     label: str | None = None
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +58,11 @@ class PlanRecord:
         task: Task name.
         round: Evolution round, from 0.
         bundle: The bundle of all its units.
-        cells: Flow i of unit u works on cell (u * flows_per_unit + i) % len(cells).
+        cells: Those that its flows work on.
         num_units: Units in it.
         flows_per_unit: Flows in each.
+        cell_flows: Flows on each of `cells`, over all units; each unit has about the same mix.
+        draft_temperature: How drafts are drawn, where it is not as the recipe's `generation.draft` says.
     """
 
     index: int
@@ -63,6 +72,13 @@ class PlanRecord:
     cells: tuple[Cell, ...]
     num_units: int
     flows_per_unit: int
+    cell_flows: tuple[int, ...]
+    draft_temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        flows = self.num_units * self.flows_per_unit
+        assert len(self.cell_flows) == len(self.cells), f"{len(self.cell_flows)} shares for {len(self.cells)} cells"
+        assert sum(self.cell_flows) == flows, f"{sum(self.cell_flows)} of {flows} flows have a cell"
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -73,7 +89,8 @@ class PlanRecord:
         """The inverse of `to_json`."""
         bundle: dict[str, Any] = {**value["bundle"], "principles": tuple(value["bundle"]["principles"])}
         cells = tuple(Cell(**cell) for cell in value["cells"])
-        fields: dict[str, Any] = {**value, "bundle": Bundle(**bundle), "cells": cells}
+        flows = tuple(value["cell_flows"])
+        fields: dict[str, Any] = {**value, "bundle": Bundle(**bundle), "cells": cells, "cell_flows": flows}
         return PlanRecord(**fields)
 
     def units(self) -> Iterator[str]:
@@ -108,7 +125,25 @@ class FlowPlan:
 
 
 def unit_flows(record: PlanRecord, unit_number: int) -> list[FlowPlan]:
-    """The flows of one unit."""
+    """The flows of one unit.
+
+    The record's flows stand in a row, cell by cell, and are taken from it in steps of about 0.618 of its length, each once: so every
+    unit gets its part of every cell without a list of all flows.
+    """
     unit = unit_id(record.index, unit_number)
+    total = record.num_units * record.flows_per_unit
+    step, ends = _step(total), list(accumulate(record.cell_flows))
     first = unit_number * record.flows_per_unit
-    return [FlowPlan(unit, i, record.cells[(first + i) % len(record.cells)]) for i in range(record.flows_per_unit)]
+    cells = (record.cells[bisect_right(ends, (first + i) * step % total)] for i in range(record.flows_per_unit))
+    return [FlowPlan(unit, i, cell) for i, cell in enumerate(cells)]
+
+
+def even_parts(total: int, parts: int) -> tuple[int, ...]:
+    """`total` in so many parts that differ by one at most: 8 in 3 is 3, 3, 2."""
+    return tuple(total // parts + (part < total % parts) for part in range(parts))
+
+
+def _step(total: int) -> int:
+    """A step that comes to each of `total` places once: without a divisor in common with it."""
+    near = max(1, round(_GOLDEN * total))
+    return next(step for step in range(near, total + 1) if math.gcd(step, total) == 1)

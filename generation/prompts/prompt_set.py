@@ -2,17 +2,24 @@
 
 Templates (all get `task`, the `Task`):
     draft_prefix    principles, demonstrations -> start of a draft prompt, the same bytes for a whole bundle
-    draft_text      difficulty, label          -> its end
+    draft_text      difficulty, context, label -> its end
     answer_prefix   principles, demonstrations -> start of an answer prompt, the same bytes for a whole bundle
     answer_text     input                      -> its end
     student         input                      -> the user message that the trained model sees: no principle, no demonstration
     student_answer  answer, rationale          -> the assistant message that it is trained to give
+    round_trip_text  input, answer, gap        -> optional: asks for what is hidden in an input (`generation.round_trip`)
     mine_*          seeds, mistakes, max_principles, level -> a prompt of the large model, one per level
+    cause           mistake                    -> optional: asks it why the small model is wrong, for the clusters of evidence `errors`
+    rewrite_group   principles                 -> optional: asks it for one principle in place of those that say the same
+    contradict      first, second              -> optional: asks it whether two principles contradict each other
 
 `patterns.toml`: regular expressions (DOTALL) `input`, `answer`, `used`, `principle`; each has named groups as below.
     input      (?P<input>...)      the drafted input in a draft completion
     answer     (?P<answer>...)     the answer in an answer completion; the last match counts
     used       (?P<ids>...)        optional: principle numbers that a draft cites, stripped before anything else
+    citation                       optional: a mention of a principle by its number; not wanted in inputs, stripped from rationales
+    cause      (?P<cause>...)      with the template `cause`
+    verdict    (?P<verdict>...)    with the template `contradict`: yes, or anything else
     principle  (?P<text>...) and optionally (?P<kind>...), (?P<when>...), (?P<support>...): one match per principle
 """
 
@@ -51,6 +58,10 @@ class PromptSet:
             return self._environment.get_template(f"{template}.jinja").render(**values)
         except TemplateError as error:
             raise RecipeError(f"prompt set {self.folder}: {template}.jinja: {type(error).__name__}: {error}") from error
+
+    def has_template(self, name: str) -> bool:
+        """Whether an optional template is there."""
+        return (Path(self.folder) / f"{name}.jinja").is_file()
 
     def pattern(self, name: str) -> re.Pattern[str]:
         """A compiled pattern.

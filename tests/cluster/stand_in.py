@@ -12,7 +12,7 @@ from cluster.protocol import GenerateJob
 from generation.config import AnswerConfig, GenerationConfig, TaskConfig
 from generation.engines.config import ScriptedEngine
 from generation.instances.flow import InstanceContext
-from generation.instances.plan import Bundle, Cell, PlanRecord
+from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
 from generation.manifest import replay
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import Row
@@ -36,7 +36,16 @@ def add_job(store: Store, **settings: Any) -> GenerateJob:
 
 def plan_of(units: int, flows_per_unit: int = 8, index: int = 0) -> PlanRecord:
     cells = tuple(Cell(f"c{i}", f"draft {i}") for i in range(12))
-    return PlanRecord(index, "t", 0, Bundle("b", ("p",), "D:", "A:"), cells, units, flows_per_unit)
+    return PlanRecord(
+        index,
+        "t",
+        0,
+        Bundle("b", ("p",), "D:", "A:"),
+        cells,
+        units,
+        flows_per_unit,
+        even_parts(units * flows_per_unit, 12),
+    )
 
 
 def visible_rows(store: Store) -> dict[str, list[Row]]:

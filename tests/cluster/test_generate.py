@@ -12,9 +12,8 @@ from cluster.arm import ArmFold
 from cluster.coordinator_link import ActorLink
 from cluster.generate import generate_arm
 from cluster.protocol import PrefixAnswer
-from cluster.waves import UNITS_AHEAD_PER_REPLICA, Standing, units_to_plan, wave
+from cluster.waves import UNITS_AHEAD_PER_REPLICA, Standing, units_to_plan
 from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
-from generation.instances.plan import Bundle, Cell
 from generation.instances.plan_log import read_records
 from generation.manifest import replay
 from generation.storage import Store
@@ -149,18 +148,6 @@ def test_a_damaged_shard_stops_the_fold(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StorageError, match=path.name):
         ArmFold(run).replay()
-
-
-@given(st.integers(0, 500), st.integers(0, 400), st.integers(1, 5), st.integers(1, 4))
-def test_a_wave_plans_the_units_asked_for_evenly_and_goes_on_in_turn(planned, units, bundles, first):
-    kinds = [(Bundle(f"b{i}", (), "", ""), (Cell("c", ""),)) for i in range(bundles)]
-    records = wave("a", kinds, units, planned, first, 8)
-    assert sum(record.num_units for record in records) == units
-    assert [record.index for record in records] == list(range(first, first + len(records)))
-    assert len({record.bundle.bundle_id for record in records}) == len(records) == min(units, bundles)
-    assert all(record.num_units - units // bundles in (0, 1) for record in records)
-    if records:
-        assert records[0].bundle.bundle_id == f"b{planned % bundles}"
 
 
 @given(

@@ -23,7 +23,7 @@ from generation.visible import PlanPrefix, SettledUnit, ShardReader, extend_dige
 
 
 def record(index: int, task: str = "a", units: int = 3) -> PlanRecord:
-    return PlanRecord(index, task, 0, Bundle(f"b{index}", (), "", ""), (Cell("c", ""),), units, 2)
+    return PlanRecord(index, task, 0, Bundle(f"b{index}", (), "", ""), (Cell("c", ""),), units, 2, (2 * units,))
 
 
 def shard(file: str, *units: str) -> dict:

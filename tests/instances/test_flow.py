@@ -1,14 +1,18 @@
 import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-from generation.config import AnswerConfig, GenerationConfig, TaskConfig
+from generation.config import AnswerConfig, CurationConfig, GenerationConfig, TaskConfig
+from generation.curation.decontaminate import EvaluationIndex
 from generation.engines.base import Completion, Request
 from generation.flows import FlowCall
 from generation.instances.flow import InstanceContext, seen_key, without_seeds, write_instance
 from generation.instances.plan import Bundle, Cell, FlowPlan, PlanRecord, unit_flows
+from generation.instances.screen import Screen, make_screen
 from generation.prompts.prompt_set import PromptSet, load_prompt_set
 from generation.rows import Row, batch_to_rows, row_id, rows_to_batch
 from generation.task import Seed, Task
@@ -16,6 +20,7 @@ from tests.principles.stand_in import LocalPool, Reply
 
 CHAT = load_prompt_set("chat", Path())
 NUMBER = AnswerConfig(kind="number")
+GENERATION = GenerationConfig(accepted_rows=1)
 
 
 def task(answer: AnswerConfig) -> Task:
@@ -24,13 +29,25 @@ def task(answer: AnswerConfig) -> Task:
     )
 
 
-def context(answer: AnswerConfig = NUMBER, prompts: PromptSet = CHAT) -> InstanceContext:
-    return InstanceContext("run", {"t": task(answer)}, prompts, GenerationConfig(accepted_rows=1), "model")
+def context(
+    answer: AnswerConfig = NUMBER,
+    prompts: PromptSet = CHAT,
+    generation: GenerationConfig = GENERATION,
+    screens: Mapping[str, Screen] = MappingProxyType({}),
+) -> InstanceContext:
+    return InstanceContext("run", {"t": task(answer)}, prompts, generation, "model", dict(screens))
 
 
-def write(reply: Reply, label: str | None = None, seen: set[str] = frozenset(), **kwargs) -> tuple[Row, list[Request]]:
+def write(
+    reply: Reply,
+    label: str | None = None,
+    seen: set[str] = frozenset(),
+    principles: tuple[str, ...] = ("p1", "p2"),
+    temperature: float | None = None,
+    **kwargs,
+) -> tuple[Row, list[Request]]:
     cell = Cell("c", "DRAFT", label=label)
-    record = PlanRecord(3, "t", 0, Bundle("b", ("p1", "p2"), "D:", "A:"), (cell,), 1, 4)
+    record = PlanRecord(3, "t", 0, Bundle("b", principles, "D:", "A:"), (cell,), 1, 4, (4,), temperature)
     pool = LocalPool(reply)
     call = FlowCall("k", write_instance, (FlowPlan("000003-000000", 2, cell), record, context(**kwargs), seen))
     (result,) = pool.ask([call])
@@ -120,6 +137,100 @@ def test_a_refused_answer_is_a_rejection_of_the_engine():
     assert (row.stage, row.reason, row.raw) == ("engine", "answer refused", "no")
 
 
+def test_the_first_answer_that_can_be_read_is_kept_whatever_the_vote_says():
+    given = ["well", "<answer>1</answer>", *[f"<answer>{number}</answer>" for number in (2, 2, 2, 2, 2, 2)]]
+    kept, _ = write(answers("<input>x</input>", *given))
+    assert (kept.status, kept.answer, kept.first_answer) == ("instance", "2", "1")
+    given = [f"<answer>{number}</answer>" for number in (1, 2, 1, 2, 1, 2, 1, 2)]
+    dropped, _ = write(answers("<input>x</input>", *given))
+    assert (dropped.status, dropped.first_answer) == ("rejection", "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "answer"),
+    [
+        ({"kind": "number"}, "1,000.50", "1000.5"),
+        ({"kind": "choice", "labels": ("yes", "no")}, "Yes", "yes"),
+        ({"kind": "exact"}, "abc", "abc"),
+        ({"kind": "regex", "pattern": "[a-z]+"}, "12 ab", "ab"),
+        ({"kind": "open"}, "Free text.", "Free text."),
+    ],
+    ids=lambda value: value.get("kind") if isinstance(value, dict) else "",
+)
+def test_without_a_vote_the_first_answer_of_any_kind_is_taken(kind, text, answer):
+    config = GenerationConfig.model_validate({"accepted_rows": 1, "voting": {"rounds": [1]}})
+    row, asked = write(
+        answers("<input>x</input>", f"<answer>{text}</answer>"), answer=AnswerConfig(**kind), generation=config
+    )
+    assert (row.status, row.answer, row.first_answer, row.agreement, len(asked)) == ("instance", answer, answer, 1.0, 2)
+    dropped, asked = write(answers("<input>x</input>", "well"), answer=AnswerConfig(**kind), generation=config)
+    assert (dropped.reason, dropped.first_answer, len(asked)) == ("no readable answer", "", 2)
+
+
+def test_an_invalid_draft_is_not_asked_for_again():
+    _, asked = write(lambda request: "nothing of use")
+    assert [request.stage for request in asked] == ["draft"]
+
+
+def test_drafts_are_drawn_at_the_temperature_of_their_plan_record():
+    row, asked = write(answers("<input>x</input>", *["<answer>1</answer>"] * 2), temperature=0.83)
+    assert asked[0].sampling.temperature == json.loads(row.sampling)["draft"]["temperature"] == 0.83
+    assert asked[1].sampling.temperature == GenerationConfig(accepted_rows=1).answer.temperature
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["By principle 2, how many?", "How many (P1)?", "According to P2, how many?", "Principles 1 and 2: how many?"],
+)
+def test_an_input_that_names_a_principle_is_rejected_where_there_are_principles(text):
+    row, asked = write(answers(f"<input>{text}</input>"))
+    assert (row.stage, row.reason, len(asked)) == ("parse", "mentions a principle", 1)
+    row, _ = write(answers(f"<input>{text}</input>", *["<answer>1</answer>"] * 2), principles=())
+    assert row.status == "instance"
+
+
+@pytest.mark.parametrize(
+    "text", ["Points P1 and P2 are 3 apart.", "The school's principal 3 asks", "The principle of 2 keys"]
+)
+def test_an_input_may_speak_of_points_and_of_principles_without_a_number(text):
+    row, _ = write(answers(f"<input>{text}</input>", *["<answer>1</answer>"] * 2))
+    assert (row.status, row.input) == ("instance", text)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("According to principle 3, we add.", "We add."),
+        ("So. According to P2, we add", "So. We add"),
+        ("We add (P2) the numbers [P1, P3].", "We add the numbers."),
+        ("This follows from principle 2.", "This follows."),
+        ("First.\nPrinciple 2: check it.\nDone.", "First.\nCheck it.\nDone."),
+        ("As Principle #1 says, 3 apples.", "3 apples."),
+        ("According to principles 1, 2 and 3, 4 apples.", "4 apples."),
+        ("<used>P1</used> We add.", "We add."),
+        ("P1 and P2 are points.", "P1 and P2 are points."),
+    ],
+)
+def test_rationales_lose_the_numbers_of_principles(said, kept):
+    row, _ = write(answers("<input>x</input>", *[f"{said} <answer>1</answer>"] * 2))
+    assert row.rationale == f"{kept} <answer>1</answer>"
+
+
+def test_what_the_screen_drops_costs_no_vote():
+    seeds = tuple(Seed(str(i), f"Ann has {i} blue pears and sells {i + 1} of them", "1") for i in range(3))
+    full = Task(task(NUMBER).config, seeds)
+    screen = make_screen(full, (), EvaluationIndex(["Who has 3 red keys and 4 old doors"], 13), CurationConfig(), 0.001)
+    for text, stage in [
+        (seeds[1].input, "copy"),
+        ("who has 3 red keys and 4 old doors", "contamination"),
+        ("a\x00b", "bounds"),
+    ]:
+        row, asked = write(answers(f"<input>{text}</input>"), screens={"t": screen})
+        assert (row.status, row.stage, row.input, len(asked)) == ("rejection", stage, text, 1)
+    row, _ = write(answers("<input>Quite new?</input>", *["<answer>1</answer>"] * 2), screens={"t": screen})
+    assert row.status == "instance"
+
+
 def test_an_input_written_for_a_label_is_verified_blind():
     labels = AnswerConfig(kind="choice", labels=("yes", "no"))
     kept, asked = write(answers("<input>x</input>", *["<answer>Yes</answer>"] * 2), label="yes", answer=labels)
@@ -137,5 +248,5 @@ def test_a_free_text_is_answered_once():
 def test_the_context_travels_between_processes():
     one = pickle.loads(pickle.dumps(context()))
     assert one == context()
-    record = PlanRecord(0, "t", 0, Bundle("b", (), "D", "A"), (Cell("c", "x"),), 1, 2)
+    record = PlanRecord(0, "t", 0, Bundle("b", (), "D", "A"), (Cell("c", "x"),), 1, 2, (2,))
     assert pickle.loads(pickle.dumps(FlowCall("k", write_instance, (unit_flows(record, 0)[0], record, one)))).key == "k"

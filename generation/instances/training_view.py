@@ -1,0 +1,42 @@
+"""Keeps principles out of what the trained model sees: it shall learn from instances, not from the text that they were written by."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from generation.curation.text import read_input
+from generation.rows import Row
+
+STAGE = "training_view"
+
+
+class PrincipleTexts:
+    """Finds whole principles in the parts of a row that become messages.
+
+    The recipe's own words, `description` and the prompt set, are in every message and are not looked at.
+
+    Args:
+        texts: Of the principles that the rows were written with.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        stripped = {text.strip() for text in texts} - {""}
+        self._texts = tuple(sorted(stripped))
+        self._runs = tuple(sorted({_words(text) for text in stripped}))
+
+    def found_in(self, text: str) -> bool:
+        """Whether one stands in a text, letter by letter or but for case, spaces and punctuation between words."""
+        if any(principle in text for principle in self._texts):
+            return True
+        words = _words(text) if self._runs else ""
+        return any(run in words for run in self._runs)
+
+    def guard(self, row: Row) -> Row:
+        """The row, as a rejection where it is an instance that holds a principle."""
+        if row.status == "instance" and any(map(self.found_in, (row.input, row.rationale, row.answer))):
+            return replace(row, status="rejection", stage=STAGE, reason="holds the text of a principle")
+        return row
+
+
+def _words(text: str) -> str:
+    """Words between spaces, so that a run of whole words is a substring."""
+    return f" {' '.join(read_input(text).words)} "
