@@ -18,7 +18,8 @@ from generation.config import AnswerConfig
 from generation.errors import RecipeError
 
 CPU_SECONDS = 5.0
-_WALL_SECONDS = 20.0
+_WALL_SECONDS = 4.0
+"""For each second of CPU."""
 _START_SECONDS = 60.0
 _MEMORY_MEGABYTES = 2048
 _MAX_REMEMBERED = 1 << 16
@@ -86,6 +87,7 @@ class _Worker:
 
     def __init__(self, spec: str, cpu_seconds: float) -> None:
         file, _, name = spec.rpartition(":")
+        self._seconds = cpu_seconds * _WALL_SECONDS
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(_WORKER), file, name, str(cpu_seconds), str(_MEMORY_MEGABYTES)],
             stdin=subprocess.PIPE,
@@ -110,7 +112,7 @@ class _Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             return self._ended(_CRASHED)
-        return self._read(_WALL_SECONDS)
+        return self._read(self._seconds)
 
     def _read(self, seconds: float) -> dict[str, Any]:
         """The next line. The worker says nothing unasked, so nothing follows it."""
