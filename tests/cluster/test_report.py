@@ -12,7 +12,7 @@ from cluster.progress import summary_table
 from cluster.report import build_report, read_report, render, unit
 from generation.curation.counts import funnel
 from generation.errors import StorageError
-from generation.principles.model import Principle, write_principles
+from generation.principles.model import Estimate, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines
 
 SECRET = "the patient was told on Tuesday"
@@ -103,7 +103,7 @@ def principles() -> list[Principle]:
     return [
         Principle(
             "a1", "reverse-upper", "task", "solve", "Write the letters in reverse order, then make each of them <upper case>.",
-            support=("s1", "s2", "s3"), status="active", solve_gain=0.625, solve_gain_low=0.41, solve_gain_high=0.81, probe_items=32,
+            support=("s1", "s2", "s3"), status="active", solve_gain=Estimate(0.625, 0.41, 0.81, 32), tried_on="validate",
         ),
         Principle("a2", "rotate-double", "skill", "generate", "Vary the length of the word from three to eight letters.",
                   support=("s4",), status="active"),
@@ -234,9 +234,9 @@ def test_selected_principles_come_with_level_kind_support_and_gain(run: Store) -
     found = read_report(run)["principles"]
     first, second = found["selected"]
     assert first["text"] == principles()[0].text
-    assert (first["level"], first["kind"], first["support"], first["solve_gain"]) == ("task", "solve", 3, 0.625)
-    assert first["solve_gain_ci95"] == [0.41, 0.81]
-    assert second["solve_gain"] is None
+    assert (first["level"], first["kind"], first["support"]) == ("task", "solve", 3)
+    assert first["estimates"]["solve_gain"] == {"value": 0.625, "ci95": [0.41, 0.81], "probes": 32}
+    assert second["estimates"]["yield_delta"] is None
     assert found["candidates"] == 4
 
 
@@ -285,7 +285,8 @@ def test_a_missing_file_is_not_measured_and_never_zero(run: Store, file: str, pa
 def test_an_empty_run_folder_gives_a_report_without_a_single_zero(tmp_path: Path) -> None:
     report = read_report(Store(str(tmp_path)))
     assert all(arm["accuracy"] is None for arm in report["arms"].values())
-    assert set(report["units"]) == {"format_version"}
+    assumed = {"energy.pue", "energy.assumptions.watts_per_core", "energy.assumptions.prefill_weight"}
+    assert set(report["units"]) == {"format_version", *assumed}
     page = render(report)
     assert "not measured" in page
     assert not re.search(r">\s*0(\.0)?( %|)\s*<", page)
