@@ -49,7 +49,7 @@ class EnergyBook:
         self._meter = ProcessMeter()
         self._driver = _Watched(None, "driver", "", last=self._meter.read())
         self._watched: dict[str, _Watched] = {}
-        self._looked_at = self._began
+        self._looked_at, self._reading = self._began, False
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -78,14 +78,18 @@ class EnergyBook:
         self._lines.flush()
 
     def look(self) -> None:
-        """Have everything read every ten seconds, and book what has been answered. Never waits; called whenever the driver waits."""
+        """Have everything read every ten seconds, and book and write what has been answered. Never waits; called while the driver waits."""
         now = time.monotonic()
         if now - self._looked_at >= READING_SECONDS:
-            self._looked_at = now
-            self._take(self._driver, self._meter.read())
+            self._looked_at, self._reading = now, True
             for watched in self._watched.values():
                 _ask(watched)
-        self._collect([name for name, watched in self._watched.items() if watched.pending is not None], 0)
+        pending = [name for name, watched in self._watched.items() if watched.pending is not None]
+        self._collect(pending, 0)
+        if self._reading and not any(watched.pending is not None for watched in self._watched.values()):
+            self._reading = False
+            self._take(self._driver, self._meter.read())
+            self._lines.flush()
 
     def add_processes(self, stage: str, folder: Path) -> None:
         """Book processes that kept readings of their own in `folder` (`cluster.energy.metered`). Doing it again changes nothing."""

@@ -137,7 +137,7 @@ def _against_large(
     rows = small["accepted"]
     psi_joules, large_joules = principles + per_small * rows, per_large * rows
     even = break_even_rows(principles, per_large, per_small)
-    loads = {pool: _start(ledger, config, pool) for pool in ("large", "small")}
+    loads = {pool: _start(files, ledger, config, pool) for pool in ("large", "small")}
     started = None
     if loads["large"] is not None and loads["small"] is not None:
         started = (psi_joules + loads["large"] + loads["small"]) / (large_joules + loads["large"])
@@ -160,13 +160,12 @@ def _against_large(
     }
 
 
-def _start(ledger: Ledger, config: EnergyConfig, pool: str) -> float | None:
-    """Joules of one start of all replicas of a pool, from the mean of all starts."""
-    starts = ledger.starts.get(pool)
-    if not starts:
+def _start(files: RunFiles, ledger: Ledger, config: EnergyConfig, pool: str) -> float | None:
+    """Joules of starting all replicas of a pool once, by the mean of all starts in the run."""
+    joules = [figure(used, config.watts_per_core)["joules"] for used in ledger.starts.get(pool, [])]
+    if not joules or None in joules:
         return None
-    joules = [figure(used, config.watts_per_core)["joules"] for used in starts]
-    return None if None in joules else sum(joules) / len(joules)
+    return files.settings["pools"][pool].get("replicas", 1) * sum(joules) / len(joules)
 
 
 def _equal_accuracy(files: RunFiles) -> dict[str, Any]:

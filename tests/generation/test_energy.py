@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ WINDOWS = st.builds(
 )
 
 
-def total(parts) -> Used:
+def total(parts: Iterable[Used]) -> Used:
     return sum(parts, Used())
 
 
@@ -68,7 +69,12 @@ def test_the_stages_of_a_run_add_up_to_what_all_devices_used_exactly(windows: li
 
 
 def window(
-    tokens=None, *, unfinished: int = 0, loading: bool = False, stage: str = "generate-psi", idle_mj: int = 0
+    tokens: Mapping[str, Mapping[str, int]] | None = None,
+    *,
+    unfinished: int = 0,
+    loading: bool = False,
+    stage: str = "generate-psi",
+    idle_mj: int = 0,
 ) -> Window:
     return Window(
         stage, "p", "replica", "small", Used(10_000, 8_000, 5_000, 0), idle_mj, tokens or {}, unfinished, loading
