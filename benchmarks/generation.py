@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.support.miniature import Clock, Miniature, Recorder
 from cluster.recipe import load_recipe, load_tasks
+from generation.arms import arm_spec
 from generation.engines.base import Completion, Prepared
 from generation.engines.config import VllmEngine
 from generation.engines.vllm import VllmModel, engine_arguments
-from generation.instances.bundles import Arm
 from generation.prompts.prompt_set import load_prompt_set
 from generation.pump import Pump
 
@@ -75,13 +75,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def measure(arm: Arm, units: int, rounds: int) -> tuple[Side, Side]:
+def measure(arm: str, units: int, rounds: int) -> tuple[Side, Side]:
     """Both sides in turns: ours, bare, ours, bare, ..."""
     loaded = load_recipe(_RECIPE)
     config = loaded.recipe.pools.small.engine
     assert isinstance(config, VllmEngine)
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
-    miniature = Miniature(loaded.recipe, load_tasks(loaded), prompts, arm)
+    miniature = Miniature(loaded.recipe, load_tasks(loaded), prompts, arm_spec(arm))
     recorder = Recorder(VllmModel(config))
     pump = Pump(recorder)
     pump.start()

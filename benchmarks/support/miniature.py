@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cluster.protocol import CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
 from cluster.recipe import Recipe
 from cluster.unit_work import UnitWork
+from generation.arms import ArmSpec
 from generation.engines.base import Completion, Engine, EngineStats, Finished, Prepared, Request
-from generation.instances.bundles import Arm, make_bundles, make_cells
+from generation.instances.bundles import make_bundles, make_cells
 from generation.instances.flow import InstanceContext, without_seeds
 from generation.instances.plan import PlanRecord, even_parts
 from generation.principles.model import Principle
@@ -109,7 +110,7 @@ class Desk:
 class Miniature:
     """Units of the miniature, and how a turn of them is run as a replica runs it."""
 
-    def __init__(self, recipe: Recipe, tasks: Sequence[Task], prompts: PromptSet, arm: Arm) -> None:
+    def __init__(self, recipe: Recipe, tasks: Sequence[Task], prompts: PromptSet, arm: ArmSpec) -> None:
         self._kinds = [
             (task, bundle, make_cells(bundle, task, prompts, recipe.generation))
             for task in tasks

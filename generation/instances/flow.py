@@ -52,15 +52,25 @@ class InstanceContext:
 
     def draft_sampling(self, record: PlanRecord) -> Sampling:
         """How the drafts of a plan record are drawn."""
-        sampling = Sampling(**self.generation.draft.model_dump())
         temperature = record.draft_temperature
-        return sampling if temperature is None else replace(sampling, temperature=temperature)
+        return self._draft_sampling if temperature is None else replace(self._draft_sampling, temperature=temperature)
 
     def sampling_json(self, record: PlanRecord) -> str:
         """Both, as rows hold them."""
-        return json_bytes(
-            {"draft": asdict(self.draft_sampling(record)), "answer": asdict(self.answer_sampling)}
-        ).decode()
+        known = self._sampling_json.get(record.draft_temperature)
+        if known is None:
+            values = {"draft": asdict(self.draft_sampling(record)), "answer": asdict(self.answer_sampling)}
+            known = self._sampling_json[record.draft_temperature] = json_bytes(values).decode()
+        return known
+
+    @cached_property
+    def _draft_sampling(self) -> Sampling:
+        return Sampling(**self.generation.draft.model_dump())
+
+    @cached_property
+    def _sampling_json(self) -> dict[float | None, str]:
+        """By draft temperature, of which a run has few: each row asks."""
+        return {}
 
 
 def without_seeds(task: Task) -> Task:

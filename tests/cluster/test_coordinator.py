@@ -13,7 +13,9 @@ LEASE_SECONDS = 10.0
 
 
 def record(index: int, task: str = "a", units: int = 8) -> PlanRecord:
-    return PlanRecord(index, task, 0, Bundle(f"b{index}", (), "draft", "answer"), (Cell("c", ""),), units, 2, (2 * units,))
+    return PlanRecord(
+        index, task, 0, Bundle(f"b{index}", (), "draft", "answer"), (Cell("c", ""),), units, 2, (2 * units,)
+    )
 
 
 def shard(file: str, *units: str) -> ShardCommit:

@@ -1,6 +1,8 @@
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,10 +15,13 @@ from cluster.coordinator_link import ActorLink
 from cluster.generate import generate_arm
 from cluster.protocol import PrefixAnswer
 from cluster.waves import UNITS_AHEAD_PER_REPLICA, Standing, units_to_plan
+from generation.dataset import Oracle
 from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
-from generation.instances.plan_log import read_records
+from generation.instances.plan import PlanRecord
+from generation.instances.plan_log import log_records, read_records
 from generation.manifest import replay
-from generation.storage import Store
+from generation.rows import Row, row_id
+from generation.storage import Store, digest
 from tests.cluster import fake_replicas as fake
 
 
@@ -72,6 +77,82 @@ def test_a_killed_driver_is_succeeded_by_one_that_ends_with_the_same_rows_as_a_f
     again = generate_arm(run, no_pool, print, fake.local_coordinator)
     assert again.dataset.digest == first.dataset.digest
     assert again.overshoot == first.overshoot
+
+
+def test_one_worker_and_many_that_die_write_the_same_dataset_from_the_same_plan(tmp_path):
+    def write(plan, record):
+        rng = Random(f"{plan.unit} {plan.index}")
+        base = (row_id("test", plan.unit, plan.index), plan.unit, plan.index, record.task)
+        if rng.random() < 0.3:
+            return Row(*base, "rejection", "parse", "no input tag")
+        return Row(*base, "instance", input=f"w{rng.randrange(90)}", answer="yes", cell=plan.cell.cell_id)
+
+    digests = set()
+    for replicas, faults in ((1, 0.0), (4, 0.0), (4, 0.3)):
+        run = fake.arm_run(tmp_path / f"{replicas}-{faults}")
+        kinds = run.work[0].kinds
+        log_records(run.store, [
+            PlanRecord(i, "a", 0, *kinds[i % 3], 10, 8, (80,)) for i in range(4)
+        ])  # fmt: skip
+        result = generate(run, fake.FakePool(write, replicas=replicas, faults=faults))
+        digests.add(result.dataset.digest)
+        assert result.stages["a"]["exact_duplicate"]["reasons"]
+    assert len(digests) == 1
+
+
+def write_from(repeating: frozenset[str]):
+    """Writes a new input in any cell but those: they know one alone. The first answer is false in one row of four."""
+
+    def write(plan, record):
+        base = (row_id("test", plan.unit, plan.index), plan.unit, plan.index, record.task)
+        text = "same" if plan.cell.cell_id in repeating else digest(plan.unit, str(plan.index))[:12]
+        first = "no" if Random(f"{plan.unit} {plan.index}").random() < 0.25 else "yes"
+        return Row(*base, "instance", input=text, answer="yes", first_answer=first, cell=plan.cell.cell_id)
+
+    return write
+
+
+def test_a_cell_that_repeats_itself_gets_no_more_work_and_the_others_fill_the_dataset(tmp_path):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 700, "novelty_flows": 64})
+    generate(run, fake.FakePool(write_from(frozenset({"c1"})), replicas=1))
+    records = read_records(run.store)
+    flows = Counter()
+    for record in records:
+        flows.update({cell.cell_id: n for cell, n in zip(record.cells, record.cell_flows, strict=True)})
+    assert flows["c1"] < min(flows["c0"], flows["c2"]) / 2
+    fold = ArmFold(run)
+    fold.replay()
+    assert fold.tasks["a"].spent_cells() == "1 of 3 cells are spent: less than 5% of what they write is new; 2 are open"
+    last = [record for record in records if record.index > records[-1].index // 2]
+    assert all(cell.cell_id != "c1" for record in last for cell in record.cells)
+
+
+def test_a_run_whose_cells_have_nothing_new_to_write_ends_and_says_so(tmp_path):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 100, "novelty_flows": 32})
+    with pytest.raises(YieldError, match=r"same input as an earlier row.*\n3 of 3 cells are spent: .* nothing is left"):
+        generate(run, fake.FakePool(write_from(frozenset({"c0", "c1", "c2"}))))
+
+
+def test_the_summary_tells_how_many_labels_are_true_before_and_after_the_vote(tmp_path):
+    run = fake.arm_run(tmp_path, "ab")
+    oracle = Oracle(lambda task, text: "yes" if task == "a" else None, lambda _, one, other: one == other)
+    generate(replace(run, oracle=oracle), fake.FakePool(write_from(frozenset())))
+    summary = run.store.read_json("dataset/round-0/summary.json")
+    for facts in (summary, summary["tasks"]["a"]):
+        assert (facts["label_accuracy"], facts["label_checked"]) == (1.0, 60)
+        assert 0.5 < facts["label_accuracy_first"] < 0.95
+        assert facts["label_checked_first"] >= 60
+    assert summary["tasks"]["b"]["label_accuracy_first"] is None
+    assert 0 < summary["tasks"]["a"]["cell_entropy_bits"] <= 1.585
+
+
+def test_the_temperature_of_drafts_follows_the_pool_and_is_logged(tmp_path):
+    run = fake.arm_run(tmp_path, generation={"accepted_rows": 300, "draft_ramp": (0.7, 1.0)})
+    generate(run, fake.FakePool(fake.write_some(0.6)))
+    drawn = [record.draft_temperature for record in read_records(run.store)]
+    assert drawn[0] == 0.7
+    assert drawn == sorted(drawn)
+    assert drawn[-1] > 0.7
 
 
 def test_a_target_that_grows_keeps_the_rows_that_were_there(tmp_path):
