@@ -1,6 +1,7 @@
 """The principles of a run, and what each arm makes of them. Looks at the run folder first and does only what is not there yet."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cluster.open_run import OpenRun
 from cluster.progress import Counters
@@ -11,11 +12,11 @@ from generation.engines.privacy import require_allowed
 from generation.errors import RecipeError
 from generation.journal import Journal
 from generation.principles.ask import Asks
-from generation.principles.find import find_principles
+from generation.principles.find import find_all
 from generation.principles.model import Principle, load_principles, principles_file, read_principles, write_principles
+from generation.principles.search import Search
 from generation.principles.variants import by_lot, placebo, without_level
 from generation.storage import Store
-from generation.task import Task
 
 
 def principles_stage(run: OpenRun, pools: StagePools) -> list[Principle]:
@@ -70,32 +71,31 @@ def _mined(run: OpenRun, pools: StagePools, book: TokenBook, miner: str, fallbac
         large_model=model_name(pool.engine),
     )
     store = run.store if miner == "large" else run.arm("small-written")
-    found: list[Principle] = []
-    for number, task in enumerate(run.tasks):
-        run.line.show(Counters("principles", number, len(run.tasks), noun="tasks"))
-        found += find_principles(
-            task, run.recipe.principles, run.prompts, asks, Journal(store), run.recipe.run.seed, fallback=fallback
-        )
-    return found
+    counters = Counters("principles", 0, len(run.tasks), noun="tasks")
+    run.line.show(counters)
+    return find_all(
+        run.tasks,
+        _search(run, asks),
+        Journal(store),
+        fallback=fallback,
+        on_task=lambda done: run.line.show(replace(counters, done=done)),
+    )
+
+
+def _search(run: OpenRun, asks: Asks) -> Search:
+    return Search(run.recipe.principles, run.recipe.generation, run.prompts, asks, run.recipe.run.seed)
 
 
 def _made(run: OpenRun, arm: ArmSpec, pools: StagePools, book: TokenBook) -> list[Principle]:
     """What an arm makes of the run's principles, or finds without the large model."""
+    config, seed = run.recipe.principles, run.recipe.run.seed
     if arm.principles == "small-written":
         return _mined(run, pools, book, "small", fallback=True)
-    by_task = {task.name: [p for p in read_principles(run.store) if p.task == task.name] for task in run.tasks}
-    return [p for task in run.tasks for p in _of_task(run, arm, task, by_task, pools, book)]
-
-
-def _of_task(
-    run: OpenRun, arm: ArmSpec, task: Task, by_task: dict[str, list[Principle]], pools: StagePools, book: TokenBook
-) -> list[Principle]:
-    config, seed = run.recipe.principles, run.recipe.run.seed
-    match arm.principles:
-        case "placebo":
-            return placebo(by_task, task.name, seed)
-        case "unselected":
-            return by_lot(by_task[task.name], config, seed)
-        case _:
-            asks = Asks(large=pools.asker("large", "mine", book), small=pools.asker("small", "probe", book))
-            return without_level(task, by_task[task.name], arm.minus_level, config, run.prompts, asks, seed)
+    found = read_principles(run.store)
+    if arm.principles == "minus":
+        asks = Asks(large=pools.asker("large", "mine", book), small=pools.asker("small", "probe", book))
+        return without_level(run.tasks, found, arm.minus_level, _search(run, asks))
+    by_task = {task.name: [p for p in found if p.task == task.name] for task in run.tasks}
+    if arm.principles == "placebo":
+        return [p for name in by_task for p in placebo(by_task, name, seed)]
+    return [p for of_task in by_task.values() for p in by_lot(of_task, config, seed)]

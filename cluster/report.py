@@ -20,12 +20,13 @@ from cluster.report_plots import (
     throughput_picture,
     yield_picture,
 )
+from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES
 from generation.arms import arm_spec
 from generation.storage import Store
 
 UNITS = {
-    "accuracy": "share of 1",
     "accepted_rows_per_second": "rows/s",
+    "accuracy": "share of 1",
     "bytes": "bytes",
     "cached": "tokens",
     "ci95": "share of 1",
@@ -40,20 +41,21 @@ UNITS = {
     "loss": "nats per supervised token",
     "p": "probability",
     "p_holm": "probability",
+    "probes": "seeds or drafts",
     "prompt": "tokens",
     "requests": "requests",
     "restarts": "restarts",
     "seconds": "s",
     "seed": "seed",
     "solve_accuracy": "share of 1",
-    "solve_gain": "share of 1",
-    "solve_gain_ci95": "share of 1",
     "stage_seconds": "s",
     "step": "optimizer steps",
     "steps": "optimizer steps",
     "supervised_tokens": "tokens",
     "support": "seeds",
     "tokens": "tokens",
+    "utility": "standard deviations",
+    "value": "difference of shares",
 }
 """Unit of a number by the last name of its path."""
 
@@ -175,6 +177,7 @@ def render(report: Mapping[str, Any]) -> str:
         pictures=pictures,
         lede=lede(report),
         meanings={arm: arm_spec(arm).meaning for arm in report["arms"]},
+        estimates={**SOLVE_ESTIMATES, **DRAFT_ESTIMATES},
         colors={arm: color(arm) for arm in report["arms"]},
     )
 

@@ -1,7 +1,5 @@
 """The numbers of a report, made from a run's files. A number whose file is not there is None."""
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,15 +8,12 @@ import pyarrow.parquet as pq
 from cluster.energy_report import energy_of
 from cluster.private_sends import read_private_sends
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
+from cluster.report_principles import principles_section
 from cluster.report_tokens import read_tokens
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.dataset_seal import newest_seal
-from generation.principles.model import Principle, principles_file, read_principles
 from generation.storage import Store
-
-_VARIABLE = re.compile(r"\b(?:[0-9a-f]{16,}|\d+(?:\.\d+)?)\b")
-"""Ids and numbers in a reason: without them, equal reasons can be counted."""
 
 
 def gather(files: RunFiles) -> dict[str, Any]:
@@ -30,7 +25,7 @@ def gather(files: RunFiles) -> dict[str, Any]:
         "arms": {arm: _arm(files, arm) for arm in files.arms},
         "dataset": {arm: _dataset(files.folder(arm)) for arm in trained},
         "yield": {arm: read_yield(files.metrics[arm], files.summaries[arm]) for arm in generating},
-        "principles": _principles(files.run),
+        "principles": principles_section(files.run),
         "training": {arm: _training(files, arm) for arm in trained},
         "tokens": read_tokens(files),
         "privacy": read_private_sends(files),
@@ -88,40 +83,6 @@ def _dataset(folder: Store) -> dict[str, Any]:
             rows += pq.read_metadata(stream).num_rows
             stored += stream.size()
     return {"rows": rows, "files": len(names), "bytes": stored}
-
-
-def _principles(run: Store) -> dict[str, Any]:
-    """Counts of all candidates; texts of the selected ones only, since a retired one may quote a seed."""
-    if not run.exists(principles_file(0)):
-        return {"candidates": None, "selected": None, "counts": None}
-    candidates = read_principles(run)
-    selected = [_principle(p) for p in candidates if p.status == "active"]
-    return {
-        "candidates": len(candidates),
-        "selected": sorted(selected, key=lambda row: (row["task"], row["level"])),
-        "counts": {
-            "status": dict(Counter(p.status for p in candidates).most_common()),
-            "reason": dict(Counter(_VARIABLE.sub("#", p.reason) for p in candidates if p.reason).most_common()),
-            "level": dict(Counter(p.level for p in candidates).most_common()),
-        },
-    }
-
-
-def _principle(p: Principle) -> dict[str, Any]:
-    return {
-        "task": p.task,
-        "level": p.level,
-        "kind": p.kind,
-        "text": p.text,
-        "support": None if p.model == "file" else len(p.support),
-        "solve_accuracy": p.solve_accuracy,
-        "tried_on": p.tried_on,
-        **{name: _estimate(getattr(p, name)) for name in ESTIMATES},
-    }
-
-
-def _estimate(found: Estimate | None) -> dict[str, Any] | None:
-    return None if found is None else {"value": found.value, "ci95": [found.low, found.high], "items": found.items}
 
 
 def _training(files: RunFiles, arm: str) -> dict[str, Any]:

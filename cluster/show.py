@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from cluster.energy_report import energy_of
 from cluster.progress import NOT_MEASURED
 from cluster.report_files import RunFiles, arm_folder, open_run
+from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES, estimates_of, reasons
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.manifest import replay
@@ -24,6 +25,7 @@ MAX_TEXT_CHARS = 400
 MAX_EXAMPLE_CHARS = 150
 UNITS_FOR_EXAMPLES = 8
 JOULES_PER_WATT_HOUR = 3600
+TRIALS = {"generate": "drafts", "solve": "seeds", "check": "seeds", "": "seeds"}
 
 
 def show_run(uri: str, rows: int = 5, seed: int = 0) -> str:
@@ -72,22 +74,27 @@ def _principles(store: Store) -> str:
         return _section("principles", [])
     found = read_principles(store)
     active = [p for p in found if p.status == "active"]
-    others = sorted((p for p in found if p.status == "candidate"), key=lambda p: -(p.solve_gain or 0.0))
-    retired = len(found) - len(active) - len(others)
+    others = sorted((p for p in found if p.status == "candidate"), key=lambda p: -(p.utility or 0.0))
+    retired = [p for p in found if p.status == "retired"]
     lines = [line for p in active for line in _principle(p)] or ["  none was selected"]
     if others:
         lines += ["  not selected, best first:", *(line for p in others[:MAX_CANDIDATES] for line in _principle(p))]
-    return _section(f"principles: {len(active)} selected, {len(others)} more candidates, {retired} retired", lines)
+    for title, dropped in (("not selected", others), ("retired", retired)):
+        counts = list(reasons(dropped).items())[:MAX_REASONS]
+        lines += [f"  {title}, by reason:", *(f"  {n:>8,}  {reason}" for reason, n in counts)] if counts else []
+    return _section(f"principles: {len(active)} selected, {len(others)} more candidates, {len(retired)} retired", lines)
 
 
 def _principle(principle: Principle) -> list[str]:
-    if principle.solve_accuracy is None:
-        score = f"score {NOT_MEASURED}"
-    else:
-        gain = f", {principle.solve_gain:+.2f} over none" if principle.solve_gain is not None else ""
-        score = f"solves {principle.solve_accuracy:.2f}{gain} ({principle.probe_items} items)"
-    head = f"{principle.task} / {principle.level} / {principle.kind or 'no kind'}: {score}"
-    return [*_wrapped(head, "  - ", "    "), *_wrapped(principle.text, "      ")]
+    known = {name: value for name, value in estimates_of(principle).items() if value is not None}
+    words = {**SOLVE_ESTIMATES, **DRAFT_ESTIMATES}
+    said = [f"{e.value:+.2f} ({e.low:+.2f} to {e.high:+.2f}) {words[name]}" for name, e in known.items()]
+    if principle.solve_accuracy is not None:
+        said.insert(0, f"solves {principle.solve_accuracy:.2f}")
+    items = max((e.items for e in known.values()), default=0)
+    score = f"{', '.join(said)}; {items} {TRIALS[principle.kind]}" if said else f"utility {NOT_MEASURED}"
+    head = f"{principle.task} / {principle.level} / {principle.kind or 'no kind'}, support {len(principle.support)}"
+    return [*_wrapped(f"{head}: {score}", "  - ", "    "), *_wrapped(principle.text, "      ")]
 
 
 def _rows(folder: Store, wanted: int, seed: int) -> str:

@@ -222,6 +222,6 @@ class CurationConfig(Section):
     max_opening_share: Share = 1.0
     """Largest share of one opening (first three words) among a task's rows."""
     max_cell_share: Share = 1.0
-    """Largest share of one cell among a task's rows, but never less than its even share of the plan."""
+    """Largest share of one cell among a task's rows; never less than its even share of the plan."""
     max_principle_share: Share = 1.0
-    """Largest share of rows written under one principle, but never less than the share of bundles that hold it."""
+    """Largest share of one principle among a task's rows, but for those of every bundle; never less than an even share of the bundles."""

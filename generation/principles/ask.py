@@ -6,11 +6,16 @@ from typing import Any, Protocol
 
 from generation.answers import answers_equal
 from generation.engines.base import Completion, Request, Sampling
+from generation.errors import BudgetError
 from generation.flows import Flow, FlowCall, FlowResult
 from generation.instances.parse import read_answer
+from generation.journal import Journal, journalled
 from generation.principles.model import Principle
 from generation.prompts.prompt_set import PromptSet
 from generation.task import Seed, Task
+
+LARGE_STAGE = "mine"
+"""Request stage under which whatever the large model is asked counts against its token budget."""
 
 
 class Ask(Protocol):
@@ -77,11 +82,10 @@ def ask_once(request: Request) -> Flow:
 
 
 def try_principles(
-    task: Task, prompts: PromptSet, principles: tuple[Principle, ...], seeds: tuple[Seed, ...], max_output_tokens: int
+    task: Task, prompts: PromptSet, principles: tuple[Principle, ...], seeds: tuple[Seed, ...], sampling: Sampling
 ) -> Flow:
-    """The flow in which the small model answers seeds with these principles in its prompt, greedily; returns a `Trial` for each seed."""
+    """The flow in which the small model answers seeds with these principles in its prompt; returns a `Trial` for each seed."""
     prefix = prompts.render("answer_prefix", task=task, principles=principles, demonstrations=())
-    sampling = Sampling(max_output_tokens, temperature=0.0)
     completions: list[Completion] = yield [
         Request(prefix, prompts.render("answer_text", task=task, input=seed.input), sampling, stage="probe")
         for seed in seeds
@@ -94,3 +98,31 @@ def _trial(task: Task, prompts: PromptSet, seed: Seed, completion: Completion) -
     answer = read_answer(completion.text, prompts, config) if completion.finish == "stop" else None
     right = answer is not None and answers_equal(config, answer, seed.output)
     return Trial(seed.seed_id, answer, completion.text, right)
+
+
+def ask_large(calls: Sequence[FlowCall], large: Ask, journal: Journal, token_budget: int) -> dict[str, Completion]:
+    """Completions by call key, from the journal where they are there, else from the large model.
+
+    Args:
+        calls: Flows that each return a `Completion`.
+        large: Asks the large model.
+        journal: Where each completion is written before it is used.
+        token_budget: Prompt plus output tokens over all restarts; what the journal holds is already spent.
+
+    Raises:
+        BudgetError: Calls are left and the budget is used up.
+    """
+    replayed = {call.key: journal.replay(call) for call in calls}
+    results = [result for result in replayed.values() if result is not None]
+    left = [FlowCall(call.key, journalled, (call, journal)) for call in calls if replayed[call.key] is None]
+    spent = journal.tokens(LARGE_STAGE) if left else 0
+    if left and spent < token_budget:
+        results += large(left, token_budget=token_budget - spent)
+    answered = [result for result in results if not isinstance(result.error, BudgetError)]
+    if len(answered) < len(calls):
+        raise BudgetError(
+            f"principles: the large model has used {journal.tokens(LARGE_STAGE)} of {token_budget} tokens, and {len(calls) - len(answered)}"
+            f" of {len(calls)} calls are not answered, as the next may need more than is left; raise"
+            " principles.large_token_budget and run the same command again"
+        )
+    return values_of(answered)

@@ -1,10 +1,12 @@
 """What a call of the large model is shown: seeds spread over clusters, of one cluster, in contrast, or with the small model's mistakes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from generation.config import LevelConfig
+from generation.principles.cluster_seeds import embed, k_means
 from generation.task import Seed
 
 
@@ -16,11 +18,13 @@ class Mistake:
         seed: The seed.
         answer: The wrong answer, canonical.
         text: The whole completion that gave it.
+        cause: Why, in the large model's words; empty where it was not asked.
     """
 
     seed: Seed
     answer: str
     text: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,18 @@ class Evidence:
     seeds: tuple[Seed, ...]
     mistakes: tuple[Mistake, ...] = ()
 
+    @property
+    def one_cause(self) -> bool:
+        """Whether the mistakes were brought together by their cause, so that one principle is wanted."""
+        return any(mistake.cause for mistake in self.mistakes)
+
 
 def gather_evidence(
     level: LevelConfig, clusters: Sequence[Sequence[Seed]], mistakes: Sequence[Mistake], rng: Random
 ) -> list[Evidence]:
     """Evidence for each call of a level. No two calls show the same seeds, so few seeds make fewer calls than the level asks for."""
+    if level.evidence == "errors" and any(mistake.cause for mistake in mistakes):
+        return _by_cause(level, mistakes, rng)
     found: dict[frozenset[str], Evidence] = {}
     for number in range(level.calls):
         evidence = _gather_one(level, clusters, mistakes, rng, number)
@@ -56,6 +67,18 @@ def _gather_one(
         case "errors":
             shown = tuple(rng.sample(list(mistakes), min(count, len(mistakes))))
             return Evidence(tuple(mistake.seed for mistake in shown), shown)
+
+
+def _by_cause(level: LevelConfig, mistakes: Sequence[Mistake], rng: Random) -> list[Evidence]:
+    """Mistakes of one cause a call, of the most frequent causes first."""
+    vectors = embed([mistake.cause for mistake in mistakes])
+    places = k_means(vectors, math.ceil(math.sqrt(len(mistakes))), rng.randrange(2**32))
+    clusters: dict[int, list[Mistake]] = {}
+    for mistake, place in zip(mistakes, places, strict=True):
+        clusters.setdefault(int(place), []).append(mistake)
+    largest = sorted(clusters.values(), key=len, reverse=True)[: level.calls]
+    shown = [tuple(rng.sample(cluster, min(level.seeds_per_call, len(cluster)))) for cluster in largest]
+    return [Evidence(tuple(mistake.seed for mistake in one), one) for one in shown]
 
 
 def _diverse(clusters: Sequence[Sequence[Seed]], count: int, rng: Random) -> tuple[Seed, ...]:

@@ -1,6 +1,7 @@
 """The leak gate: a principle that repeats what stands in a seed gives private data away, and teaches the answer of one example."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +9,17 @@ from generation.task import Seed
 
 MIN_DIGITS = 5
 MIN_INPUT_CHARS = 4
+MIN_NAME_CHARS = 3
+MAX_NAME_SHARE = 0.1
+"""A capitalised word that more of the seeds have is a word of the task: `English` in a translation task gives nothing away."""
 
 _WORD = re.compile(r"[^\W_]+")
 _GROUPED_DIGITS = re.compile(r"(?<=\d)[,_ '](?=\d{3}(?!\d))")
 _DIGITS = re.compile(rf"\d{{{MIN_DIGITS},}}")
+_INNER = re.compile(r"(?<=[\w,;)] )[A-Z][^\W\d_]+")
+"""A capitalised word inside a sentence."""
+_OUTER = re.compile(r"(?:^|(?<=[.!?:] )|(?<=[\n\"“(]))[A-Z][^\W\d_]+")
+"""One that opens a sentence, and may be any word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +31,16 @@ class LeakIndex:
         grams: All such runs of words in the seeds.
         digits: All runs of `MIN_DIGITS` digits in the seeds.
         inputs: Whole seed inputs of fewer words than `ngram`, as words with a space around each.
+        names: Names in the seeds, in lower case.
+        openings: Words that open a sentence in the seeds and are written small nowhere, in lower case: names perhaps.
     """
 
     ngram: int
     grams: frozenset[str]
     digits: frozenset[str]
     inputs: frozenset[str]
+    names: frozenset[str] = frozenset()
+    openings: frozenset[str] = frozenset()
 
     def leak(self, text: str) -> str:
         """What of the seeds the text gives away, in words that can be counted; empty where it gives away nothing."""
@@ -40,17 +52,38 @@ class LeakIndex:
         spaced = f" {' '.join(words)} "
         if any(whole in spaced for whole in self.inputs):
             return "leak: a whole seed input"
+        if not self.names.isdisjoint(words) or not self.openings.isdisjoint(map(str.casefold, _INNER.findall(text))):
+            return "leak: a name in a seed"
         return ""
 
 
-def index_seeds(seeds: Sequence[Seed], ngram: int) -> LeakIndex:
-    """The index of all seeds of a task, whatever their split."""
+def index_seeds(seeds: Sequence[Seed], ngram: int, general: str = "") -> LeakIndex:
+    """The index of all seeds of a task, whatever their split.
+
+    Args:
+        seeds: The seeds.
+        ngram: Words in a row that count as a copy.
+        general: Text that everyone may know, such as the task's description: its words are no names.
+    """
     texts = [text for seed in seeds for text in (seed.input, seed.output, seed.rationale)]
     grams = {gram for text in texts for gram in _runs(_words(text), ngram)}
     digits = {run for text in texts for run in _digit_runs(text)}
     short = [words for words in (_words(seed.input) for seed in seeds) if len(words) < ngram]
     inputs = {f" {' '.join(words)} " for words in short if len(" ".join(words)) >= MIN_INPUT_CHARS}
-    return LeakIndex(ngram, frozenset(grams), frozenset(digits), frozenset(inputs))
+    names, openings = _names(seeds, general)
+    return LeakIndex(ngram, frozenset(grams), frozenset(digits), frozenset(inputs), names, openings)
+
+
+def _names(seeds: Sequence[Seed], general: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Capitalised words of few seeds that are written small nowhere: those inside a sentence, and those at the start of one only."""
+    texts = [f"{seed.input}\n{seed.rationale}" for seed in seeds]
+    small = {word for text in texts for word in _WORD.findall(text) if word == word.casefold()} | set(_words(general))
+    most = max(1, int(MAX_NAME_SHARE * len(seeds)))
+    found: list[frozenset[str]] = []
+    for pattern in (_INNER, _OUTER):
+        seen = Counter(word for text in texts for word in {w.casefold() for w in pattern.findall(text)})
+        found.append(frozenset(w for w, n in seen.items() if n <= most and w not in small and len(w) >= MIN_NAME_CHARS))
+    return found[0], found[1] - found[0]
 
 
 def _words(text: str) -> list[str]:

@@ -11,6 +11,10 @@ MIN_WORDS = 8
 """Shorter texts merge only when they are equal: `sort; reverse` and `reverse; sort` look alike and are not the same."""
 
 
+MERGED = "merged into "
+"""Start of the reason of what was merged into another; the id of that one follows."""
+
+
 def merge(candidates: Sequence[Principle]) -> list[Principle]:
     """Candidates with what says the same merged, level by level and kind by kind, best supported first.
 
@@ -58,7 +62,7 @@ def _merge_similar(group: list[Principle]) -> list[Principle]:
             heads[i] = principle
         else:
             heads[head] = _joined(heads[head], principle)
-            retired.append(replace(principle, status="retired", reason=f"merged into {heads[head].principle_id}"))
+            retired.append(replace(principle, status="retired", reason=f"{MERGED}{heads[head].principle_id}"))
     return [*heads.values(), *retired]
 
 
@@ -71,4 +75,5 @@ def _joined(kept: Principle, other: Principle) -> Principle:
         kept,
         support=tuple(dict.fromkeys((*kept.support, *other.support))),
         calls=tuple(dict.fromkeys((*kept.calls, *other.calls))),
+        shown=tuple(dict.fromkeys((*kept.shown, *other.shown))),
     )

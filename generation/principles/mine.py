@@ -11,19 +11,15 @@ from typing import Literal
 
 from generation.config import LevelConfig, PrinciplesConfig
 from generation.engines.base import Completion, Request, Sampling
-from generation.errors import BudgetError
 from generation.flows import FlowCall
-from generation.journal import Journal, journalled
-from generation.principles.ask import Ask, Asks, Trial, ask_once, try_principles, values_of
+from generation.principles.ask import LARGE_STAGE, ask_once
 from generation.principles.cluster_seeds import cluster_seeds
 from generation.principles.evidence import Evidence, Mistake, gather_evidence
 from generation.principles.leak import LeakIndex
 from generation.principles.model import KINDS, Kind, Principle, principle_id
+from generation.principles.search import Search
 from generation.prompts.prompt_set import PromptSet
 from generation.task import Seed, Task
-
-STAGE = "mine"
-SEEDS_PER_TRIAL = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +39,6 @@ class MiningCall:
     call: FlowCall
 
 
-def find_mistakes(
-    task: Task, config: PrinciplesConfig, prompts: PromptSet, small: Ask, journal: Journal
-) -> list[Mistake]:
-    """Seeds of the `mine` split that the small model gets wrong without principles; empty where no level asks for errors.
-
-    The answers are journalled, so that a restart shows the large model the same mistakes and finds its answers in the journal. An
-    answer that could not be read is no mistake to learn from.
-    """
-    wanted = sum(level.calls * level.seeds_per_call for level in config.levels.values() if level.evidence == "errors")
-    seeds = task.split("mine")[: 4 * wanted]
-    bare = Task(task.config, ())
-    calls: list[FlowCall] = []
-    for start in range(0, len(seeds), SEEDS_PER_TRIAL):
-        arguments = (bare, prompts, (), seeds[start : start + SEEDS_PER_TRIAL], config.probe_output_tokens)
-        call = FlowCall(f"mistakes/{task.name}/{start:06d}", try_principles, arguments)
-        calls.append(FlowCall(call.key, journalled, (call, journal)))
-    answered = values_of(small(calls)) if calls else {}
-    trials: dict[str, Trial] = {trial.seed_id: trial for key in sorted(answered) for trial in answered[key]}
-    return [
-        Mistake(seed, trial.answer, trial.text)
-        for seed in seeds
-        if (trial := trials[seed.seed_id]).answer is not None and not trial.right
-    ]
-
-
 def mining_calls(
     task: Task, config: PrinciplesConfig, prompts: PromptSet, mistakes: Sequence[Mistake], rng_seed: int
 ) -> list[MiningCall]:
@@ -78,64 +49,25 @@ def mining_calls(
     for name, level in config.levels.items():
         rng = Random(f"{rng_seed} {task.name} {name}")
         for number, evidence in enumerate(gather_evidence(level, clusters, mistakes, rng)):
+            most = 1 if evidence.one_cause else level.max_principles_per_call
             text = prompts.render(
                 level.prompt,
                 task=task,
                 seeds=evidence.seeds,
                 mistakes=evidence.mistakes,
-                max_principles=level.max_principles_per_call,
+                max_principles=most,
                 level=name,
             )
             call = FlowCall(
-                f"mine/{task.name}/{name}/{number:04d}", ask_once, (Request("", text, sampling, stage=STAGE),)
+                f"mine/{task.name}/{name}/{number:04d}", ask_once, (Request("", text, sampling, stage=LARGE_STAGE),)
             )
             made.append(MiningCall(name, level, evidence, call))
     return made
 
 
-def ask_large(calls: Sequence[FlowCall], large: Ask, journal: Journal, token_budget: int) -> dict[str, Completion]:
-    """Completions by call key, from the journal where they are there, else from the large model.
-
-    Args:
-        calls: Flows that each return a `Completion`.
-        large: Asks the large model.
-        journal: Where each completion is written before it is used.
-        token_budget: Prompt plus output tokens over all restarts; what the journal holds is already spent.
-
-    Raises:
-        BudgetError: Calls are left and the budget is used up.
-    """
-    replayed = {call.key: journal.replay(call) for call in calls}
-    results = [result for result in replayed.values() if result is not None]
-    left = [FlowCall(call.key, journalled, (call, journal)) for call in calls if replayed[call.key] is None]
-    spent = journal.tokens(STAGE) if left else 0
-    if left and spent < token_budget:
-        results += large(left, token_budget=token_budget - spent)
-    answered = [result for result in results if not isinstance(result.error, BudgetError)]
-    if len(answered) < len(calls):
-        raise BudgetError(
-            f"principles: the large model has used {journal.tokens(STAGE)} of {token_budget} tokens, and {len(calls) - len(answered)}"
-            f" of {len(calls)} calls are not answered, as the next may need more than is left; raise"
-            " principles.large_token_budget and run the same command again"
-        )
-    return values_of(answered)
-
-
-def mine_candidates(
-    task: Task, config: PrinciplesConfig, prompts: PromptSet, asks: Asks, calls: Sequence[MiningCall], journal: Journal
-) -> list[Principle]:
-    """Ask every question and read the answers: one candidate a principle, and one retired candidate a completion without any."""
-    completions = ask_large([call.call for call in calls], asks.large, journal, config.large_token_budget)
-    return [
-        replace(candidate, model=asks.large_model)
-        for call in calls
-        for candidate in read_candidates(task.name, call, completions[call.call.key], prompts)
-    ]
-
-
-def read_candidates(task: str, call: MiningCall, completion: Completion, prompts: PromptSet) -> list[Principle]:
+def read_candidates(task: str, call: MiningCall, completion: Completion, search: Search) -> list[Principle]:
     """The principles in one completion, at most `max_principles_per_call`; what cannot be read is a retired one with the raw text."""
-    matches = list(prompts.pattern("principle").finditer(completion.text.strip()))[
+    matches = list(search.prompts.pattern("principle").finditer(completion.text.strip()))[
         : call.config.max_principles_per_call
     ]
     if completion.finish == "error":
@@ -145,7 +77,7 @@ def read_candidates(task: str, call: MiningCall, completion: Completion, prompts
             "unreadable: cut before a principle ended" if completion.finish == "length" else "unreadable: no principle"
         )
         return [_unreadable(task, call, completion.text, reason)]
-    return [_candidate(task, call, match) for match in matches]
+    return [replace(_candidate(task, call, match), model=search.asks.large_model) for match in matches]
 
 
 def gate(candidate: Principle, max_words: int, leaks: LeakIndex) -> Principle:
@@ -161,7 +93,7 @@ def gate(candidate: Principle, max_words: int, leaks: LeakIndex) -> Principle:
         leaks.leak(f"{candidate.when} {candidate.text}"),
     )
     reason = next(filter(None, failures), "")
-    return replace(candidate, status="retired", reason=reason) if reason else candidate
+    return replace(candidate, status="retired", reason=reason, leaks=bool(failures[-1])) if reason else candidate
 
 
 def _candidate(task: str, call: MiningCall, match: Match[str]) -> Principle:
@@ -177,6 +109,7 @@ def _candidate(task: str, call: MiningCall, match: Match[str]) -> Principle:
         text,
         when=" ".join(_group(match, "when").split()),
         support=_support(match, call.evidence.seeds),
+        shown=tuple(seed.seed_id for seed in call.evidence.seeds),
         template=call.config.prompt,
         calls=(call.call.key,),
     )

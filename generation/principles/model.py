@@ -1,7 +1,7 @@
 """What a principle is, how principles lie on storage, and principles that come from a file instead of a large model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,23 @@ Kind = Literal["generate", "solve", "check"]
 Status = Literal["candidate", "active", "retired"]
 
 KINDS: tuple[Kind, ...] = ("generate", "solve", "check")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A difference that was measured, with its 95 % bootstrap interval.
+
+    Attributes:
+        value: The difference, ours minus theirs.
+        low: Lower end of the interval.
+        high: Its upper end.
+        items: On so many items of ours.
+    """
+
+    value: float
+    low: float
+    high: float
+    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +50,17 @@ class Principle:
         template: Template that asked for it.
         calls: Keys of the calls that gave it, in the journal.
         round: Evolution round, from 0.
-        solve_accuracy: Accuracy of the small model on the probe seeds with this principle alone; None: not measured.
-        solve_gain: That minus its accuracy with no principle; None: not measured.
-        solve_gain_low: Lower end of the 95 % paired bootstrap interval of the gain.
-        solve_gain_high: Its upper end.
-        probe_items: Seeds that it was measured on.
+        shown: Ids of the seeds that its calls showed, whether it names them or not: it is tried on none of them.
+        tried_on: `validate` (seeds of that split), `cross-fit` (few seeds: also those to mine that its calls did not show) or empty.
+        solve_accuracy: Accuracy of the small model with this principle alone; None: not measured.
+        solve_gain: That minus its accuracy with no principle, on the same seeds.
+        placebo_gain: That minus its accuracy with a placebo of the same length, on the same seeds.
+        parse_delta: Share of drafts that hold an input, minus that of a placebo of the same length in the same bundle.
+        yield_delta: The same of drafts whose blind answers agree.
+        novelty_delta: The same of 1 minus the largest cosine of a draft to any seed and other draft, in the mean.
+        coverage_delta: The same of the share of held-out seeds that some draft comes near.
+        utility: Score by which it was ranked among the candidates of its task, in standard deviations; None: not tried.
+        leaks: Whether it failed the leak gate.
         status: `candidate` (passed the gates, not selected), `active` (selected) or `retired` (failed a gate, or merged).
         reason: Why it has that status.
     """
@@ -53,16 +76,30 @@ class Principle:
     template: str = ""
     calls: tuple[str, ...] = ()
     round: int = 0
+    shown: tuple[str, ...] = ()
+    tried_on: str = ""
     solve_accuracy: float | None = None
-    solve_gain: float | None = None
-    solve_gain_low: float | None = None
-    solve_gain_high: float | None = None
-    probe_items: int = 0
+    solve_gain: Estimate | None = None
+    placebo_gain: Estimate | None = None
+    parse_delta: Estimate | None = None
+    yield_delta: Estimate | None = None
+    novelty_delta: Estimate | None = None
+    coverage_delta: Estimate | None = None
+    utility: float | None = None
+    leaks: bool = False
     status: Status = "candidate"
     reason: str = ""
 
 
-_ARROW: dict[Any, Any] = {int: pa.int32(), float | None: pa.float64(), tuple[str, ...]: pa.list_(pa.string())}
+_ARROW: dict[Any, Any] = {
+    int: pa.int32(),
+    bool: pa.bool_(),
+    float | None: pa.float64(),
+    tuple[str, ...]: pa.list_(pa.string()),
+    Estimate | None: pa.struct(
+        [("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64()), ("items", pa.int32())]
+    ),
+}
 
 PRINCIPLE_SCHEMA = pa.schema([pa.field(f.name, _ARROW.get(f.type, pa.string())) for f in fields(Principle)])
 
@@ -100,9 +137,18 @@ def read_principles(store: Store, round_number: int = 0) -> list[Principle]:
     """The principles of a round, as written."""
     with pa.ipc.open_file(pa.BufferReader(store.read(principles_file(round_number)))) as reader:
         rows: list[dict[str, Any]] = reader.read_all().to_pylist()
-    for row in rows:
-        row.update(support=tuple(row["support"]), calls=tuple(row["calls"]))
-    return [Principle(**row) for row in rows]
+    return [Principle(**{f.name: _READ.get(f.type, _as_is)(row[f.name]) for f in fields(Principle)}) for row in rows]
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _estimate(value: dict[str, Any] | None) -> Estimate | None:
+    return None if value is None else Estimate(**value)
+
+
+_READ: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: tuple, Estimate | None: _estimate}
 
 
 def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:

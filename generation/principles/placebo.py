@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from generation.principles.model import Principle, principle_id
+from generation.principles.model import Principle, normalise, principle_id
+from generation.principles.utility import prefix_tokens
 
 
 def placebo(found_by_task: Mapping[str, Sequence[Principle]], task: str, rng_seed: int) -> list[Principle]:
@@ -29,10 +30,24 @@ def placebo(found_by_task: Mapping[str, Sequence[Principle]], task: str, rng_see
     }
     rng = Random(f"{rng_seed} placebo {task}")
     paired = [_paired(own, donors[name]) for name in rng.sample(sorted(donors), len(donors)) if donors[name]]
-    if not paired:
+    if not any(paired):
         return [as_placebo(p, shuffled(p, rng), "its own words in another order") for p in own]
-    best = min(paired, key=lambda pairs: _misfit(own, pairs))
+    best = min(filter(None, paired), key=lambda pairs: _misfit(own, pairs))
     return [as_placebo(p, other, f"task {other.task}") for p, other in best]
+
+
+def nearest_placebo(principle: Principle, others: Sequence[Principle], rng_seed: int) -> Principle:
+    """What a candidate is tried against: the principle nearest in length, of its kind where there is one, else its own words shuffled.
+
+    Args:
+        principle: The candidate.
+        others: Principles of other tasks that are none of this task's.
+        rng_seed: Of the shuffle.
+    """
+    if not others:
+        return shuffled(principle, Random(f"{rng_seed} {principle.principle_id}"))
+    length = prefix_tokens(principle)
+    return min(others, key=lambda p: (p.kind != principle.kind, abs(prefix_tokens(p) - length), p.text, p.principle_id))
 
 
 def as_placebo(principle: Principle, other: Principle, source: str) -> Principle:
@@ -51,17 +66,28 @@ def as_placebo(principle: Principle, other: Principle, source: str) -> Principle
 
 
 def shuffled(principle: Principle, rng: Random) -> Principle:
-    """The principle with the words of its text in another order, as long as it has two different ones."""
+    """The principle with the words of its text in another order, or the letters where the words have none."""
     words = principle.text.split()
-    order = list(words)
-    while len(set(words)) > 1 and order == words:
+    return replace(
+        principle, text=" ".join(_reordered(words, rng)) if len(set(words)) > 1 else _letters(words, rng), when=""
+    )
+
+
+def _letters(words: list[str], rng: Random) -> str:
+    return " ".join("".join(_reordered(list(word), rng)) for word in words)
+
+
+def _reordered(parts: list[str], rng: Random) -> list[str]:
+    order = list(parts)
+    while len(set(parts)) > 1 and order == parts:
         rng.shuffle(order)
-    return replace(principle, text=" ".join(order), when="")
+    return order
 
 
 def _paired(own: Sequence[Principle], others: Sequence[Principle]) -> list[tuple[Principle, Principle]]:
-    """Each principle with the unused other that is nearest in level, kind and length; fewer pairs where there are fewer others."""
-    left, pairs = list(others), list[tuple[Principle, Principle]]()
+    """Each principle with the unused other that is nearest in level, kind and length; fewer pairs where there are fewer others that say something else."""
+    said = {normalise(p.text) for p in own}
+    left, pairs = [p for p in others if normalise(p.text) not in said], list[tuple[Principle, Principle]]()
     for principle in own:
         if left:
             best = min(left, key=lambda other: (_strangeness(principle, other), other.text))
@@ -74,11 +100,11 @@ def _strangeness(principle: Principle, other: Principle) -> tuple[bool, bool, in
     return (
         principle.kind != other.kind,
         principle.level != other.level,
-        abs(len(principle.text) - len(other.text)),
+        abs(prefix_tokens(principle) - prefix_tokens(other)),
     )
 
 
 def _misfit(own: Sequence[Principle], pairs: Sequence[tuple[Principle, Principle]]) -> tuple[int, ...]:
-    """Sort key: principles with no counterpart, with one of another kind, with one of another level, and characters of difference."""
+    """Sort key: principles with no counterpart, with one of another kind, with one of another level, and tokens of difference."""
     strange = [_strangeness(p, other) for p, other in pairs]
     return len(own) - len(pairs), *(sum(part) for part in zip(*strange, strict=True))

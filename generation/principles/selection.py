@@ -1,142 +1,103 @@
-"""Selection by solve-utility: the small model answers held-out seeds with each candidate, and those that help are kept together.
+"""Selection by utility: what the small model does with each candidate decides which ones go into its prompts.
 
-Generate principles are selected by their support; trying them costs whole instances and is not done here.
+Solve and check principles are tried on seeds, generate principles on instances that they are to shape. The
+trials themselves are elsewhere.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from generation.config import PrinciplesConfig
-from generation.flows import FlowCall
-from generation.principles.ask import Ask, Trial, try_principles, values_of
+from generation.principles.draft_trials import DraftTrials
+from generation.principles.halving import FINALISTS, halve
 from generation.principles.merge import strength
 from generation.principles.model import Principle, normalise
-from generation.prompts.prompt_set import PromptSet
+from generation.principles.room import Room
+from generation.principles.search import Search, Trials
+from generation.principles.solve_trials import SolveTrials
+from generation.principles.utility import harms
 from generation.task import Task
 
-MIN_SEEDS = 12
-"""Fewer seeds of a task, and an accuracy on a quarter of them says nothing."""
 MAX_TRIED = 64
-"""Candidates that are tried; the best supported ones."""
-TRIED_BESIDE = 8
-"""Candidates that are tried beside the selected ones in each round of the forward selection; the best ones alone."""
-BOOTSTRAP_SAMPLES = 2000
-
-Rights = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Prober:
-    """Measures sets of principles on the probe seeds.
-
-    Attributes:
-        task: The task, with its seeds.
-        config: Its section of the recipe.
-        prompts: The prompt set.
-        small: Asks the small model.
-    """
-
-    task: Task
-    config: PrinciplesConfig
-    prompts: PromptSet
-    small: Ask
-
-    @property
-    def items(self) -> int:
-        """Probe seeds; 0 where the task has too few seeds for any trial."""
-        enough = len(self.task.seeds) >= MIN_SEEDS
-        return min(len(self.task.split("validate")), self.config.probe_seeds) if enough else 0
-
-    def rights(self, sets: Sequence[tuple[Principle, ...]]) -> list[Rights]:
-        """Which probe seeds the small model answers rightly with each set in its prompt; bool, shape (items,), in the order of `sets`."""
-        seeds = self.task.split("validate")[: self.items]
-        bare = Task(self.task.config, ())
-        calls = [
-            FlowCall(f"probe/{i:04d}", try_principles, (bare, self.prompts, s, seeds, self.config.probe_output_tokens))
-            for i, s in enumerate(sets)
-        ]
-        answers: dict[str, list[Trial]] = values_of(self.small(calls))
-        return [np.array([trial.right for trial in answers[call.key]], dtype=np.bool_) for call in calls]
+"""Solve and check candidates that are tried; the best supported ones."""
+MAX_DRAFTED = 16
+"""Generate candidates that are tried: each costs whole instances."""
+UTILITY = "utility:"
+"""Start of the reasons that trials give."""
+NONE_HELPED = "support alone, as none helped"
 
 
-@dataclass(slots=True)
-class Room:
-    """What quotas and the token budget still allow.
-
-    Attributes:
-        quotas: Level to how many of its principles may be selected.
-        tokens: Prefix tokens that are left.
-        taken: Level to how many are selected.
-    """
-
-    quotas: dict[str, int]
-    tokens: int
-    taken: Counter[str] = field(default_factory=Counter[str])
-
-    @classmethod
-    def of(cls, config: PrinciplesConfig) -> "Room":
-        """All that a recipe allows."""
-        return cls({name: level.quota for name, level in config.levels.items()}, config.prefix_token_budget)
-
-    def refusal(self, principle: Principle) -> str:
-        """Why the principle does not fit, or empty."""
-        if self.taken[principle.level] >= self.quotas[principle.level]:
-            return f"quota of level {principle.level} is full"
-        return "" if _tokens(principle) <= self.tokens else "prefix token budget is used up"
-
-    def take(self, principle: Principle) -> None:
-        """Count a principle as selected."""
-        self.taken[principle.level] += 1
-        self.tokens -= _tokens(principle)
-
-
-def select(candidates: Sequence[Principle], config: PrinciplesConfig, prober: Prober, rng_seed: int) -> list[Principle]:
-    """Every candidate with its scores, status and reason; the selected ones come first, in the order of selection.
+def select(
+    candidates: Sequence[Principle], others: Sequence[Principle], task: Task, search: Search, *, fallback: bool = False
+) -> Trials[list[Principle]]:
+    """Every candidate with its scores, status and reason; the selected ones come first, solve and check before generate.
 
     Args:
-        candidates: Merged; retired ones pass through.
-        config: Quotas, budget, least gain.
-        prober: Tries sets of principles.
-        rng_seed: Of the bootstrap.
+        candidates: Merged, all of the task; retired ones pass through.
+        others: Principles of other tasks, for placebos.
+        task: The task.
+        search: How principles are looked for.
+        fallback: Where no solve or check principle helps, take the best supported ones.
     """
-    room = Room.of(config)
+    room, trials = Room.of(search.config), SolveTrials(task, search)
     open_ones = sorted((p for p in candidates if p.status == "candidate"), key=strength)
     retired = [p for p in candidates if p.status == "retired"]
-    if not prober.items:
-        why = f"static gate and support alone: {len(prober.task.seeds)} seeds are too few to try it on"
-        return [*_by_support(open_ones, room, why), *retired]
+    if not trials.possible:
+        why = f"static gate and support alone: {len(task.seeds)} seeds are too few to try it on"
+        return [*_first(_by_support(open_ones, room, why)), *retired]
+    own = {normalise(p.text) for p in candidates}
+    others = [p for p in others if p.task != task.name and p.text and normalise(p.text) not in own]
+    chosen = yield from _by_solving(_with_twins([p for p in open_ones if p.kind != "generate"]), others, trials, room)
+    if fallback and not any(p.status == "active" for p in chosen):
+        chosen = _fallen_back(chosen, room)
+    solving = [p for p in chosen if p.status == "active"]
+    drafts = DraftTrials(task, search, solving, others, trials.seeds_for)
+    generating = _with_twins([p for p in open_ones if p.kind == "generate"])
+    written = yield from _by_drafting(generating, drafts, trials.tried_on, room)
+    return [*_first((*chosen, *written)), *retired]
+
+
+def reselect(candidates: Sequence[Principle], task: Task, search: Search) -> Trials[list[Principle]]:
+    """Candidates that were tried before, selected anew by the scores that they have; only bundles of several are tried again.
+
+    Where no solve or check principle helps, the best supported ones are taken.
+    """
+    room, trials = Room.of(search.config), SolveTrials(task, search)
+    again = [reopened(p) for p in candidates]
+    open_ones = sorted((p for p in again if p.status == "candidate"), key=_earlier_rank)
     solving = [p for p in open_ones if p.kind != "generate"]
-    chosen = _by_utility(solving, config, prober, room, rng_seed)
-    supported = _by_support([p for p in open_ones if p.kind == "generate"], room, "static gate and support")
-    return [*sorted((*chosen, *supported), key=lambda p: p.status != "active"), *retired]
+    tried = [p for p in solving if p.solve_gain is not None]
+    untried = [p for p in solving if p.solve_gain is None]
+    chosen = (yield from _forward(tried, trials, room)) if trials.possible else []
+    left = [_left(p, chosen, room) for p in tried if p.principle_id not in {c.principle_id for c in chosen}]
+    solved = [*chosen, *left, *untried]
+    if not chosen:
+        solved = _fallen_back(solved, room)
+    drafted = _in_turn([p for p in open_ones if p.kind == "generate"], room)
+    return [*_first((*solved, *drafted)), *(p for p in again if p.status == "retired")]
 
 
-def with_fallback(principles: Sequence[Principle], config: PrinciplesConfig) -> list[Principle]:
-    """The same, with the best supported solve and check candidates active where none of them helped; selected ones come first."""
-    if any(p.status == "active" and p.kind != "generate" for p in principles):
-        return list(principles)
-    room = Room.of(config)
-    for principle in principles:
-        if principle.status == "active":
-            room.take(principle)
-    open_ones = sorted((p for p in principles if p.status == "candidate" and p.kind != "generate"), key=strength)
-    taken = {p.principle_id: p for p in _by_support(open_ones, room, "support alone, as none helped")}
-    merged = [taken.get(p.principle_id, p) for p in principles]
-    return sorted(merged, key=lambda p: p.status != "active")
+def reopened(principle: Principle) -> Principle:
+    """The principle as it was before it was selected or not; what failed a gate or was merged stays retired."""
+    if principle.status == "retired" and not principle.reason.startswith(UTILITY):
+        return principle
+    return replace(principle, status="candidate", reason="")
 
 
-def gain_interval(rights: Rights, baseline: Rights, rng_seed: int) -> tuple[float, float, float]:
-    """(gain, low, high): the difference of two accuracies on the same items, with its 95 % paired bootstrap interval."""
-    difference = rights.astype(np.int64) - baseline.astype(np.int64)
-    shares = np.array([(difference == step).mean() for step in (-1, 0, 1)])
-    # To draw n of n paired items with replacement is to draw the counts of worse, equal and better ones from a multinomial.
-    drawn = np.random.default_rng(rng_seed).multinomial(len(difference), shares, BOOTSTRAP_SAMPLES)
-    low, high = np.quantile((drawn[:, 2] - drawn[:, 0]) / len(difference), (0.025, 0.975))
-    return float(difference.mean()), float(low), float(high)
+def _earlier_rank(principle: Principle) -> tuple[int, float, tuple[int, int, str]]:
+    """Sort key: most probes first, then the best score, then support. Scores of one round alone can be compared."""
+    tried = principle.solve_gain or principle.yield_delta
+    return -(tried.items if tried else 0), -(principle.utility or 0.0), strength(principle)
+
+
+def nothing_helps(principles: Sequence[Principle], config: PrinciplesConfig) -> bool:
+    """Whether a level asks for principles that help to solve, and none is active."""
+    wanted = any(level.kind != "generate" for level in config.levels.values())
+    return wanted and not any(p.status == "active" and p.kind != "generate" for p in principles)
+
+
+def _first(principles: Sequence[Principle]) -> list[Principle]:
+    return sorted(principles, key=lambda p: p.status != "active")
 
 
 def _by_support(candidates: Sequence[Principle], room: Room, why: str) -> list[Principle]:
@@ -150,77 +111,140 @@ def _by_support(candidates: Sequence[Principle], room: Room, why: str) -> list[P
     return selected
 
 
-def _by_utility(
-    candidates: list[Principle], config: PrinciplesConfig, prober: Prober, room: Room, rng_seed: int
-) -> list[Principle]:
-    """Greedy forward selection: the best candidate alone, then whichever adds most to the accuracy of those selected."""
-    if not candidates:
-        return []
-    measured, baseline = _measure(candidates[:MAX_TRIED], prober, rng_seed)
-    untried = [replace(p, reason=f"not tried: {MAX_TRIED} have more support") for p in candidates[MAX_TRIED:]]
-    waiting = sorted(measured, key=lambda p: (-(p.solve_accuracy or 0.0), strength(p)))
-    selected: list[Principle] = []
-    reached = baseline
-    scores = {p.principle_id: p.solve_accuracy or 0.0 for p in waiting}
+def _fallen_back(chosen: Sequence[Principle], room: Room) -> list[Principle]:
+    """The best supported ones of what was tried and helps nothing; what harms for certain stays retired."""
+    open_ones = sorted((p for p in chosen if p.status == "candidate"), key=strength)
+    distinct = {normalise(p.text): p for p in reversed(open_ones)}
+    first = [p for p in open_ones if distinct[normalise(p.text)] is p]
+    taken = {p.principle_id: p for p in _by_support(first, room, NONE_HELPED)}
+    return [taken.get(p.principle_id, p) for p in chosen]
+
+
+def _with_twins(candidates: Sequence[Principle]) -> list[list[Principle]]:
+    """Candidates of equal text, on whatever level, together: they are tried once, on seeds that no call for any of them showed."""
+    groups: dict[str, list[Principle]] = {}
+    for principle in candidates:
+        groups.setdefault(normalise(principle.text), []).append(principle)
+    joined: list[list[Principle]] = []
+    for twins in groups.values():
+        shown = tuple(dict.fromkeys(seed for p in twins for seed in p.shown))
+        joined.append([replace(p, shown=shown) for p in twins])
+    return joined
+
+
+def _spread_out(tried: Sequence[Principle], groups: Sequence[list[Principle]]) -> list[Principle]:
+    """What was tried, followed by its twins with the same scores."""
+    by_text = {normalise(group[0].text): group for group in groups}
+    return [
+        replace(scored, principle_id=p.principle_id, level=p.level, kind=p.kind, support=p.support, model=p.model,
+                template=p.template, calls=p.calls)
+        for scored in tried
+        for p in by_text[normalise(scored.text)]
+    ]  # fmt: skip
+
+
+def _by_solving(
+    groups: list[list[Principle]], others: Sequence[Principle], trials: SolveTrials, room: Room
+) -> Trials[list[Principle]]:
+    """Sequential halving, then greedy forward selection among the finalists: whichever adds most to those selected."""
+    tried = [group[0] for group in groups[:MAX_TRIED]]
+    finalists, dropped = yield from halve(tried, len(trials.seeds_for(())), trials.alone)
+    finalists = yield from trials.over_placebos(finalists, others)
+    tried = _spread_out((*finalists, *dropped), groups)
+    selected = yield from _forward(_spread_out(finalists, groups), trials, room)
+    taken = {p.principle_id for p in selected}
+    left = [_left(p, selected, room) for p in tried if p.principle_id not in taken]
+    return [*selected, *left, *_untried(groups[MAX_TRIED:], MAX_TRIED)]
+
+
+def _forward(candidates: Sequence[Principle], trials: SolveTrials, room: Room) -> Trials[list[Principle]]:
+    """Those that help together, in the order of their selection."""
+    least, selected = trials.search.config.min_solve_gain, list[Principle]()
+    waiting = [p for p in candidates if not _harm(p)]
     while True:
-        fitting = [p for p in waiting if not room.refusal(p)]
-        if not fitting:
-            break
-        best = max(fitting, key=lambda p: scores.get(p.principle_id, -1.0))
-        gain = scores.get(best.principle_id, -1.0) - reached
-        if gain <= config.min_solve_gain:
-            break
+        gains = yield from _gains(selected, waiting, trials, room)
+        best = _best(waiting, gains, room, least)
+        if best is None:
+            return selected
         room.take(best)
         waiting = [p for p in waiting if p is not best]
-        selected.append(
-            replace(best, status="active", reason=f"selected: adds {gain:.3f} to the accuracy of the bundle")
-        )
-        reached += gain
-        scores = _beside(selected, waiting, room, prober)
-    return [*selected, *(_left(p, selected, room) for p in waiting), *untried]
+        said = f"selected: adds {gains[best.principle_id]:.3f} to the accuracy of the bundle"
+        selected.append(replace(best, status="active", reason=said))
 
 
-def _measure(candidates: Sequence[Principle], prober: Prober, rng_seed: int) -> tuple[list[Principle], float]:
-    """Each candidate with its own scores, and the accuracy with no principle. Equal texts are tried once."""
-    texts = {normalise(p.text): p for p in reversed(candidates)}
-    baseline, *rights = prober.rights([(), *((p,) for p in texts.values())])
-    by_text = dict(zip(texts, rights, strict=True))
-    measured: list[Principle] = []
-    for principle in candidates:
-        own = by_text[normalise(principle.text)]
-        gain, low, high = gain_interval(own, baseline, rng_seed)
-        measured.append(
-            replace(
-                principle,
-                solve_accuracy=float(own.mean()),
-                solve_gain=gain,
-                solve_gain_low=low,
-                solve_gain_high=high,
-                probe_items=len(own),
-            )
-        )
-    return measured, float(baseline.mean())
-
-
-def _beside(selected: list[Principle], waiting: list[Principle], room: Room, prober: Prober) -> dict[str, float]:
-    """Principle id to accuracy of the selected ones with it, for the best waiting ones that say something new and fit."""
+def _gains(
+    selected: list[Principle], waiting: list[Principle], trials: SolveTrials, room: Room
+) -> Trials[dict[str, float]]:
+    """Principle id to what it adds to the accuracy of those selected, on seeds that none of them was mined from."""
     said = {normalise(p.text) for p in selected}
-    tried = [p for p in waiting if not room.refusal(p) and normalise(p.text) not in said][:TRIED_BESIDE]
-    rights = prober.rights([(*selected, p) for p in tried]) if tried else []
-    return {p.principle_id: float(r.mean()) for p, r in zip(tried, rights, strict=True)}
+    tried = [p for p in waiting if not room.refusal(p) and normalise(p.text) not in said][:FINALISTS]
+    before = tuple(selected)
+    seeds = {p.principle_id: trials.seeds_for((*before, p)) for p in tried}
+    yield from trials.measure([(b, seeds[p.principle_id]) for p in tried for b in (before, (*before, p))])
+    return {
+        p.principle_id: float(trials.rights((*before, p), seeds[p.principle_id]).mean())
+        - float(trials.rights(before, seeds[p.principle_id]).mean())
+        for p in tried
+    }
 
 
-def _left(principle: Principle, selected: list[Principle], room: Room) -> Principle:
+def _best(waiting: Sequence[Principle], gains: dict[str, float], room: Room, least: float) -> Principle | None:
+    """Who adds most; of equals, who speaks for most seeds that no one selected does, then who scores best."""
+    fitting = [p for p in waiting if gains.get(p.principle_id, least) > least and not room.refusal(p)]
+    return max(
+        fitting,
+        key=lambda p: (round(gains[p.principle_id], 9), room.new_cover(p), p.utility or 0.0),
+        default=None,
+    )
+
+
+def _by_drafting(
+    groups: list[list[Principle]], drafts: DraftTrials, tried_on: str, room: Room
+) -> Trials[list[Principle]]:
+    """Sequential halving by what drafts gain over a placebo, then the best in turn as far as there is room."""
+    tried = [replace(group[0], tried_on=tried_on) for group in groups[:MAX_DRAFTED]]
+    finalists, dropped = yield from halve(tried, drafts.search.config.probe_drafts, drafts.alone)
+    drafted = _in_turn(_spread_out(finalists, groups), room)
+    left = [_left(p, drafted, room) for p in _spread_out(dropped, groups)]
+    return [*drafted, *left, *_untried(groups[MAX_DRAFTED:], MAX_DRAFTED)]
+
+
+def _in_turn(candidates: Sequence[Principle], room: Room) -> list[Principle]:
+    """Generate candidates, the best scored selected as far as there is room; of nearly equals, who speaks for most new seeds."""
+    waiting, selected = list(candidates), list[Principle]()
+    while fitting := [p for p in waiting if not room.refusal(p) and not _harm(p) and not _said(p, selected)]:
+        best = max(fitting, key=lambda p: (round(p.utility or 0.0, 1), room.new_cover(p), p.utility or 0.0))
+        room.take(best)
+        waiting = [p for p in waiting if p is not best]
+        selected.append(replace(best, status="active", reason="selected by what it does to drafts"))
+    return [*selected, *(_left(p, selected, room) for p in waiting)]
+
+
+def _said(principle: Principle, selected: Sequence[Principle]) -> bool:
+    return any(normalise(p.text) == normalise(principle.text) for p in selected)
+
+
+def _harm(principle: Principle) -> str:
+    """Which harm is certain, or empty."""
+    if harms(principle.solve_gain):
+        return f"{UTILITY} lowers the accuracy"
+    if harms(principle.placebo_gain):
+        return f"{UTILITY} worse than a placebo"
+    return f"{UTILITY} lowers the yield" if harms(principle.yield_delta) else ""
+
+
+def _left(principle: Principle, selected: Sequence[Principle], room: Room) -> Principle:
     """Why a tried candidate was not selected; one that harms for certain is retired."""
-    if principle.solve_gain_high is not None and principle.solve_gain_high < 0:
-        return replace(principle, status="retired", reason="utility: lowers the accuracy")
-    if principle.solve_gain is not None and principle.solve_gain <= 0:
-        return replace(principle, reason="utility: no gain alone")
+    if harm := _harm(principle):
+        return replace(principle, status="retired", reason=harm)
     twin = next((p for p in selected if normalise(p.text) == normalise(principle.text)), None)
     if twin is not None:
         return replace(principle, reason=f"same text as {twin.principle_id}")
-    return replace(principle, reason=room.refusal(principle) or "utility: adds nothing to those selected")
+    if principle.solve_gain is not None and principle.solve_gain.value <= 0:
+        return replace(principle, reason=f"{UTILITY} no gain alone")
+    nothing_new = f"{UTILITY} adds nothing to those selected"
+    return replace(principle, reason=principle.reason or room.refusal(principle) or nothing_new)
 
 
-def _tokens(principle: Principle) -> int:
-    return -(-len(f"{principle.when} {principle.text}".strip()) // 4)
+def _untried(groups: Sequence[list[Principle]], most: int) -> list[Principle]:
+    return [replace(p, reason=f"not tried: {most} have more support") for group in groups for p in group]

@@ -11,7 +11,7 @@ from cluster.model_facts import context_tokens, model_facts
 from cluster.show import show_run
 from generation.engines.config import VllmEngine
 from generation.errors import RecipeError, StorageError
-from generation.principles.model import Principle, write_principles
+from generation.principles.model import Estimate, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,14 @@ def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) ->
     store = Store(str(tmp_path))
     store.write_new("recipe.json", json_bytes({"recipe": {"run": {"name": "r"}, "generation": {"arms": ["psi"]}}}))
     active = Principle(
-        "1", "kilo", "task", "solve", "sort it", solve_accuracy=0.8, solve_gain=0.5, probe_items=10, status="active"
+        "1",
+        "kilo",
+        "task",
+        "solve",
+        "sort it",
+        solve_accuracy=0.8,
+        solve_gain=Estimate(0.5, 0.2, 0.8, 10),
+        status="active",
     )
     write_principles(
         store,
@@ -158,7 +165,8 @@ def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) ->
     )  # fmt: skip
     text = show_run(str(tmp_path), rows=3)
     assert "principles: 1 selected, 1 more candidates, 1 retired" in text
-    assert "kilo / task / solve: solves 0.80, +0.50 over none (10 items)" in text
+    assert "kilo / task / solve, support 0: solves 0.80, +0.50 (+0.20 to +0.80) over" in text
+    assert "none; 10 seeds" in text
     assert text.count("answer  out") == 3
     assert "5   25.0%  vote: no majority" in text
     assert "100 tokens/s, 1.50 accepted rows/s over 10 s" in text

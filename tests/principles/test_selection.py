@@ -1,3 +1,5 @@
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -5,13 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.config import AnswerConfig, LevelConfig, PrinciplesConfig, TaskConfig
+from generation.config import AnswerConfig, GenerationConfig, LevelConfig, PrinciplesConfig, TaskConfig
 from generation.engines.base import Request
-from generation.principles.model import Principle
-from generation.principles.selection import Prober, gain_interval, select
+from generation.principles.ask import Asks
+from generation.principles.halving import probe_counts
+from generation.principles.model import Estimate, Principle
+from generation.principles.search import Search, run_together
+from generation.principles.selection import select
+from generation.principles.utility import paired, unpaired
 from generation.prompts.prompt_set import load_prompt_set
+from generation.storage import digest
 from generation.task import Seed, Task
-from tests.principles.stand_in import LocalPool
+from tests.principles.stand_in import LocalPool, Reply
 
 CHAT = load_prompt_set("chat", Path())
 NAMES = ("kiwi", "plum", "figs", "pear")
@@ -28,8 +35,10 @@ def helper(request: Request) -> str:
     return f"<answer>{'yes' if right else 'no'}</answer>"
 
 
-def principle(text: str, kind: str = "solve", level: str = "skill", support: int = 1) -> Principle:
-    return Principle(text, "t", level, kind, text, support=tuple(map(str, range(support))))
+def principle(
+    text: str, kind: str = "solve", level: str = "skill", support: int = 1, task: str = "t", **values
+) -> Principle:
+    return Principle(text, task, level, kind, text, support=tuple(map(str, range(support))), **values)
 
 
 def config(**values) -> PrinciplesConfig:
@@ -37,10 +46,21 @@ def config(**values) -> PrinciplesConfig:
     return PrinciplesConfig(levels={"skill": level, "task": level}, **values)
 
 
-def run(candidates: list[Principle], settings: PrinciplesConfig | None = None) -> tuple[list[Principle], LocalPool]:
-    pool = LocalPool(helper)
-    settings = settings or config()
-    return select(candidates, settings, Prober(TASK, settings, CHAT, pool.ask), 0), pool
+OTHERS = [principle("zzz zzz", task="w")]
+
+
+def run(
+    candidates: list[Principle],
+    settings: PrinciplesConfig | None = None,
+    task: Task = TASK,
+    reply: Reply = helper,
+    **how,
+) -> tuple[list[Principle], LocalPool]:
+    pool = LocalPool(reply)
+    generation = GenerationConfig(accepted_rows=8)
+    search = Search(settings or config(), generation, CHAT, Asks(pool.ask, pool.ask), 0)
+    others = how.pop("others", OTHERS)
+    return run_together([select(candidates, others, task, search, **how)], pool.ask)[0], pool
 
 
 def active(principles: list[Principle]) -> list[str]:
@@ -58,12 +78,14 @@ def test_principles_that_add_accuracy_together_are_selected_best_first():
     assert reasons["chatter"] == "utility: no gain alone"
 
 
-def test_scores_are_those_of_the_principle_alone():
+def test_scores_are_those_of_the_principle_alone_over_none_and_over_a_placebo():
     chosen, _ = run([principle("about kiwi"), principle("kiwi, plum")])
-    scores = {p.text: (p.solve_accuracy, p.solve_gain, p.probe_items) for p in chosen}
-    assert scores == {"about kiwi": (0.25, 0.25, 16), "kiwi, plum": (0.5, 0.5, 16)}
-    best = chosen[0]
-    assert best.solve_gain_low < best.solve_gain < best.solve_gain_high
+    scores = {p.text: (p.solve_accuracy, value(p.solve_gain), value(p.placebo_gain)) for p in chosen}
+    assert scores == {"about kiwi": (0.25, 0.25, 0.25), "kiwi, plum": (0.5, 0.5, 0.5)}
+    gain = chosen[0].solve_gain
+    assert gain is not None
+    assert gain.low < gain.value < gain.high
+    assert (gain.items, chosen[0].tried_on) == (16, "cross-fit")
 
 
 def test_the_quota_of_a_level_and_the_token_budget_hold():
@@ -87,19 +109,137 @@ def test_an_equal_text_of_another_level_is_neither_tried_nor_selected_twice():
     )
     assert active(chosen) == ["about kiwi"]
     assert next(p for p in chosen if p.status != "active").reason == "same text as about kiwi"
-    assert len(pool.asked) == 2 * 16
+    assert len(pool.asked) == 3 * 16, "none, the text once, a placebo"
+    assert {p.solve_accuracy for p in chosen} == {0.25}
 
 
-def test_generate_principles_are_selected_by_support_and_cost_no_trial():
-    candidates = [principle(f"g{i}", "generate", support=i) for i in range(1, 6)]
-    chosen, pool = run(candidates)
-    assert active(chosen) == ["g5", "g4", "g3"]
-    assert pool.asked == []
+def test_of_many_candidates_the_better_half_is_tried_on_twice_as_many_seeds():
+    chatter = [principle(f"chatter {i}") for i in range(31)]
+    chosen, pool = run([*chatter, principle("plum and figs")])
+    assert active(chosen) == ["plum and figs"]
+    items = Counter(p.solve_gain.items for p in chosen if p.solve_gain)
+    assert items == {4: 16, 8: 8, 16: 8}
+    assert len(pool.asked) == 16 + (32 * 4 + 16 * 4 + 8 * 8) + 16 + 7 * 16, "none, alone, a placebo, beside the best"
+    assert sum(p.reason == "utility: no gain alone" for p in chosen) == 31
+
+
+@pytest.mark.parametrize(
+    ("candidates", "probes", "counts"),
+    [(64, 32, [4, 8, 16, 32]), (16, 32, [16, 32]), (8, 32, [32]), (500, 10, [4, 5, 10]), (500, 3, [3]), (1, 1, [1])],
+)
+def test_probes_double_while_candidates_halve(candidates, probes, counts):
+    assert probe_counts(candidates, probes) == counts
+
+
+def test_with_few_seeds_a_candidate_is_tried_on_none_that_its_calls_showed():
+    seeds = tuple(
+        Seed(f"{i}", NAMES[i % 4], "yes", split="validate" if i < 4 else "mine" if i < 12 else "demo")
+        for i in range(16)
+    )
+    task = Task(TASK.config, seeds)
+    one = principle("kiwi plum figs pear", shown=tuple(str(i) for i in range(4, 10)))
+    (chosen,), _ = run([one], task=task)
+    assert (chosen.tried_on, chosen.solve_gain.items) == ("cross-fit", 6)
+    # Of 30 seeds to validate on, three were shown for it after all; none to mine is tried.
+    many = tuple(Seed(f"{i}", NAMES[i % 4], "yes", split="validate" if i % 2 else "mine") for i in range(60))
+    (chosen,), _ = run([one], task=Task(TASK.config, many))
+    assert (chosen.tried_on, chosen.solve_gain.items) == ("validate", 27)
+
+
+def test_what_is_worse_than_a_placebo_is_retired():
+    others = [principle("kiwi plum figs", task="u")]
+    (chosen,), _ = run([principle("say pear, spoil")], others=others)
+    assert (chosen.status, chosen.reason) == ("retired", "utility: worse than a placebo")
+
+
+def test_with_a_fallback_the_best_supported_stand_in_where_nothing_helps():
+    ones = [principle("chatter", support=1), principle("gossip", support=2)]
+    assert active(run(ones)[0]) == []
+    chosen, _ = run(ones, config(quota=1), fallback=True)
+    assert active(chosen) == ["gossip"]
+    assert chosen[0].reason == "selected by support alone, as none helped"
+    helped, _ = run([*ones, principle("about kiwi")], fallback=True)
+    assert active(helped) == ["about kiwi"]
+
+
+def writer() -> Reply:
+    """Drafts as a principle asks: `alike` repeats one input, `torn` ones are answered differently each time, `broken` ones have no form."""
+    count = itertools.count()
+
+    def reply(request: Request) -> str:
+        number = next(count)
+        if request.stage == "answer":
+            return f"<answer>{number if 'torn' in request.text else 'yes'}</answer>"
+        if "broken" in request.prefix:
+            return "no tags"
+        if "alike" in request.prefix:
+            return "<input>kiwi</input>"
+        torn = " torn" if "torn" in request.prefix else ""
+        return f"<input>{NAMES[number % 4]} {digest(str(number))[:6]}{torn}</input>"
+
+    return reply
+
+
+def test_generate_principles_are_ranked_by_yield_novelty_and_coverage_over_a_placebo():
+    ones = [principle(text, "generate", support=9 - i) for i, text in enumerate(("alike", "torn", "broken", "varied"))]
+    seeds = tuple(Seed(f"{i}", f"{NAMES[i % 4]} {digest(str(-i))[:6]}", "yes", split="validate") for i in range(16))
+    chosen, pool = run(ones, config(quota=1), task=Task(TASK.config, seeds), reply=writer())
+    assert active(chosen) == ["varied"]
+    by_text = {p.text: p for p in chosen}
+    assert value(by_text["broken"].parse_delta) == -1
+    assert value(by_text["torn"].yield_delta) == -1
+    assert value(by_text["torn"].parse_delta) == 0
+    assert value(by_text["alike"].yield_delta) == 0
+    assert value(by_text["alike"].novelty_delta) < -0.2
+    assert value(by_text["alike"].coverage_delta) < 0
+    assert by_text["broken"].novelty_delta is None
+    assert {by_text[name].reason for name in ("torn", "broken")} == {"utility: lowers the yield"}
+    assert by_text["alike"].reason == "quota of level skill is full"
+    assert by_text["varied"].yield_delta.items == 32
+    drafts = [request for request in pool.asked if request.stage == "draft"]
+    assert len(drafts) == 5 * 32
+
+
+def test_drafts_are_tried_with_the_selected_solve_principles_beside_them():
+    def reply(request: Request) -> str:
+        if request.stage == "probe":
+            return helper(request)
+        return "<input>kiwi</input>" if request.stage == "draft" else "<answer>yes</answer>"
+
+    chosen, pool = run([principle("about kiwi"), principle("vary it", "generate")], reply=reply)
+    assert active(chosen) == ["about kiwi", "vary it"]
+    assert all("about kiwi" in request.prefix for request in pool.asked if request.stage in {"draft", "answer"})
+    assert not any("vary it" in request.prefix for request in pool.asked if request.stage == "answer")
+
+
+def test_trials_of_several_tasks_are_asked_together():
+    pool = LocalPool(helper)
+    search = Search(config(), GenerationConfig(accepted_rows=8), CHAT, Asks(pool.ask, pool.ask), 0)
+    done: list[int] = []
+    tasks = [Task(TASK.config.model_copy(update={"name": name}), TASK.seeds) for name in ("t", "u", "v")]
+    trials = [select([principle(NAMES[i], task=task.name)], OTHERS, task, search) for i, task in enumerate(tasks)]
+    found = run_together(trials, pool.ask, done.append)
+    assert [active(one) for one in found] == [["kiwi"], ["plum"], ["figs"]]
+    assert len(pool.budgets) == 2, "all alone, then all placebos"
+    assert done == [1, 2, 3]
+
+
+def value(estimate: Estimate | None) -> float:
+    assert estimate is not None
+    return estimate.value
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.data())
 def test_a_gain_lies_in_its_interval(baseline, data):
     rights = data.draw(st.lists(st.booleans(), min_size=len(baseline), max_size=len(baseline)))
-    gain, low, high = gain_interval(np.array(rights), np.array(baseline), 0)
-    assert gain == pytest.approx(np.mean(rights) - np.mean(baseline))
-    assert low - 1e-9 <= gain <= high + 1e-9
+    gain = paired(np.array(rights), np.array(baseline), 0)
+    assert gain.value == pytest.approx(np.mean(rights) - np.mean(baseline))
+    assert gain.low - 1e-9 <= gain.value <= gain.high + 1e-9
+    assert gain.items == len(baseline)
+
+
+def test_an_interval_of_two_samples_covers_the_true_difference_as_often_as_it_says():
+    rng = np.random.default_rng(7)
+    draws = [(rng.random(32) < 0.6, rng.random(32) < 0.4) for _ in range(200)]
+    found = [unpaired(ours.astype(float), theirs.astype(float), 0) for ours, theirs in draws]
+    assert 0.88 <= np.mean([e.low <= 0.2 <= e.high for e in found]) <= 0.99

@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from generation.config import AnswerConfig, LevelConfig, PrinciplesConfig, TaskConfig
+from generation.config import AnswerConfig, GenerationConfig, LevelConfig, PrinciplesConfig, TaskConfig
 from generation.engines.base import Request
 from generation.principles.ask import Asks
-from generation.principles.model import Principle, principle_id
-from generation.principles.selection import with_fallback
+from generation.principles.model import Estimate, Principle, principle_id
+from generation.principles.search import Search
 from generation.principles.variants import by_lot, placebo, without_level
 from generation.prompts.prompt_set import load_prompt_set
 from generation.task import Seed, Task
@@ -31,31 +31,37 @@ def active(principles: list[Principle]) -> list[str]:
     return [p.text for p in principles if p.status == "active"]
 
 
+def gain(value: float) -> Estimate:
+    return Estimate(value, value, value, 32)
+
+
+def without(found: list[Principle], level: str) -> tuple[list[Principle], LocalPool]:
+    pool = LocalPool(small)
+    search = Search(CONFIG, GenerationConfig(accepted_rows=8), CHAT, Asks(pool.ask, pool.ask), 0)
+    return without_level([TASK], found, level, search), pool
+
+
 def test_without_a_level_the_others_are_selected_anew():
     found = [
-        principle("good one", status="active", solve_gain=1.0),
-        principle("good two", "task", reason="utility: adds nothing to those selected"),
+        principle("good one", status="active", solve_gain=gain(1)),
+        principle("good two", "task", reason="utility: adds nothing to those selected", solve_gain=gain(1)),
+        principle("so so", "task", reason="utility: no gain alone", solve_gain=gain(0)),
+        principle("harm", "task", status="retired", reason="utility: lowers the accuracy", solve_gain=gain(-1)),
         principle("leaky", "task", status="retired", reason="leak: a whole seed input"),
+        principle("vary", "task", "generate", reason="quota of level task is full", yield_delta=gain(0)),
         principle("good elsewhere", "task", task="u"),
     ]
-    asks = Asks(LocalPool(small).ask, LocalPool(small).ask)
-    chosen = without_level(TASK, found, "skill", CONFIG, CHAT, asks, 0)
+    chosen, pool = without(found, "skill")
     assert active(chosen) == ["good two"]
-    assert [p.text for p in chosen if p.status == "retired"] == ["leaky"]
+    assert [p.text for p in chosen if p.status == "retired"] == ["harm", "leaky"]
     assert all(p.level == "task" and p.task == "t" for p in chosen)
+    assert {request.stage for request in pool.asked} == {"probe"}, "drafts on trial are not written again"
 
 
 def test_where_the_left_out_level_was_the_one_that_helped_the_best_supported_stand_in():
-    found = [principle("good one"), principle("bad", "task")]
-    asks = Asks(LocalPool(small).ask, LocalPool(small).ask)
-    (chosen,) = without_level(TASK, found, "skill", CONFIG, CHAT, asks, 0)
+    (chosen,), _ = without([principle("good one"), principle("bad", "task", solve_gain=gain(0))], "skill")
     assert (chosen.text, chosen.status) == ("bad", "active")
     assert "none helped" in chosen.reason
-
-
-def test_a_fallback_changes_nothing_where_something_helped():
-    found = [principle("a", status="active"), principle("b", "task")]
-    assert with_fallback(found, CONFIG) == found
 
 
 def test_a_lot_fills_the_quotas_with_what_passed_the_gates_and_is_the_same_again():

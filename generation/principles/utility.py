@@ -1,0 +1,101 @@
+"""The numbers of a trial: differences with their intervals, novelty and coverage of drafts, and the score that ranks candidates."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generation.principles.cluster_seeds import Vectors
+from generation.principles.model import Estimate, Principle
+
+BOOTSTRAP_SAMPLES = 2000
+TOKEN_PRICE = 0.01
+"""Standard deviations that a prefix token costs in the score: 60 words are worth about as much as one deviation of yield."""
+
+ROUNDING = 1e-5
+"""Of cosines in float32: equal texts count as equal."""
+
+Rights = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+def paired(ours: Rights, theirs: Rights, rng_seed: int) -> Estimate:
+    """The difference of two shares on the same items."""
+    difference = ours.astype(np.int64) - theirs.astype(np.int64)
+    shares = np.array([(difference == step).mean() for step in (-1, 0, 1)])
+    # To draw n of n paired items with replacement is to draw the counts of worse, equal and better ones from a multinomial.
+    drawn = np.random.default_rng(rng_seed).multinomial(len(difference), shares, BOOTSTRAP_SAMPLES)
+    return _estimate(float(difference.mean()), (drawn[:, 2] - drawn[:, 0]) / len(difference), len(difference))
+
+
+def unpaired(ours: Floats, theirs: Floats, rng_seed: int) -> Estimate:
+    """The difference of the means of two samples that share no items."""
+    rng = np.random.default_rng(rng_seed)
+    means = [
+        rng.multinomial(len(values), np.full(len(values), 1 / len(values)), BOOTSTRAP_SAMPLES) @ values / len(values)
+        for values in (ours, theirs)
+    ]
+    return _estimate(float(ours.mean() - theirs.mean()), means[0] - means[1], len(ours))
+
+
+def novelty(drafts: Vectors, seeds: Vectors) -> Floats:
+    """For each draft 1 minus its largest cosine to any seed and any other draft, shape (drafts,)."""
+    among = drafts @ drafts.T
+    np.fill_diagonal(among, 0.0)
+    nearest = np.maximum(_largest(drafts @ seeds.T), _largest(among))
+    return (1.0 - nearest).astype(np.float64)
+
+
+def usual_similarity(seeds: Vectors) -> float:
+    """How near a seed is to the nearest other one, as a cosine: the median over seeds."""
+    among = seeds @ seeds.T
+    np.fill_diagonal(among, 0.0)
+    return float(np.median(_largest(among)))
+
+
+def covered(seeds: Vectors, drafts: Vectors, similarity: float) -> Rights:
+    """Which seeds have a draft as near as `similarity`, shape (seeds,)."""
+    return _largest(seeds @ drafts.T) >= similarity - ROUNDING
+
+
+def harms(estimate: Estimate | None) -> bool:
+    """Whether a difference is below zero for certain: also the upper end of its interval is (one-sided, 97.5 %)."""
+    return estimate is not None and estimate.high < 0
+
+
+def ranked(candidates: Sequence[Principle]) -> list[Principle]:
+    """Candidates with their score among each other: z(yield) + z(novelty) + z(coverage) + z(solve gain) minus the price of their tokens."""
+    parts = [
+        _z([getattr(p, name) for p in candidates])
+        for name in ("yield_delta", "novelty_delta", "coverage_delta", "solve_gain")
+    ]
+    return [
+        replace(p, utility=float(sum(part[i] for part in parts) - TOKEN_PRICE * prefix_tokens(p)))
+        for i, p in enumerate(candidates)
+    ]
+
+
+def prefix_tokens(principle: Principle) -> int:
+    """What it takes in a prompt, counted as characters / 4."""
+    return -(-len(f"{principle.when} {principle.text}".strip()) // 4)
+
+
+def _estimate(value: float, drawn: Any, items: int) -> Estimate:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Estimate(value, float(low), float(high), items)
+
+
+def _largest(similarities: Vectors) -> Vectors:
+    """The largest of each row; 0 where there is nothing to be near to."""
+    return similarities.max(axis=1) if similarities.shape[1] else np.zeros(len(similarities), dtype=np.float32)
+
+
+def _z(estimates: Sequence[Estimate | None]) -> Floats:
+    """Deviations from the mean of those measured; 0 for the others, and where all are alike."""
+    known = np.array([np.nan if e is None else e.value for e in estimates])
+    if np.isnan(known).all():
+        return np.zeros(len(known))
+    spread = np.nanstd(known)
+    return np.nan_to_num((known - np.nanmean(known)) / spread) if spread > 1e-9 else np.zeros(len(known))
