@@ -14,6 +14,7 @@ from generation.rows import Row
 from generation.task import Task
 
 OPENING_WORDS = 3
+Kinds = Sequence[tuple[Bundle, Sequence[Cell]]]
 
 
 class ShareCap:
@@ -25,19 +26,19 @@ class ShareCap:
     Args:
         share: Largest share of one value, in (0, 1]; one row of each value is always admitted.
         targets: Rows at which the dataset is cut, ascending.
-        even: Value -> the share that it has when rows are spread evenly; where that is more, it counts instead.
+        shares: Values that have a share of their own.
     """
 
-    def __init__(self, share: float, targets: Sequence[int], even: Mapping[str, Fraction]) -> None:
+    def __init__(self, share: float, targets: Sequence[int], shares: Mapping[str, Fraction]) -> None:
         self._share = Fraction(str(share))  # 0.07 * 100 is 7.000000000000001 as a float and would admit an eighth row
         self._targets = tuple(targets)
-        self._even = even
+        self._shares = shares
         self._rows: Counter[str] = Counter()
 
     def admits(self, value: str, kept: int) -> bool:
         """Whether one more row of `value` fits after `kept` rows of any value."""
         target = next((target for target in self._targets if kept < target), self._targets[-1])
-        return self._rows[value] < max(1, ceil(max(self._share, self._even.get(value, self._share)) * target))
+        return self._rows[value] < max(1, ceil(self._shares.get(value, self._share) * target))
 
     def record(self, value: str) -> None:
         """A row of `value` was kept."""
@@ -49,64 +50,77 @@ class _Cap:
     stage: str
     reason: str
     share: ShareCap
-    values: Callable[[Row, InputText], Sequence[str]]
+    value: Callable[[Row, InputText], str | None]
 
 
 class Caps:
     """All caps of a task; those at 1.0 count nothing.
 
+    A cap on cells or principles that the plan cannot meet is relaxed to what an even spread over the plan gives (`cell_shares`,
+    `bundle_shares`), so that either alone never stands in the way of the target.
+
     Args:
         config: The recipe's section.
         task: The task.
         targets: Rows at which the dataset is cut, ascending.
-        even: `even_shares` of the plan.
+        kinds: The plan's bundles, each with its cells.
 
     Raises:
         RecipeError: No dataset can obey the cap on labels.
     """
 
-    def __init__(
-        self, config: CurationConfig, task: Task, targets: Sequence[int], even: Mapping[str, Fraction]
-    ) -> None:
+    def __init__(self, config: CurationConfig, task: Task, targets: Sequence[int], kinds: Kinds) -> None:
         _refuse_impossible_cap(config, task)
-        made = (
-            ("label_share", "enough rows of label {}", config.max_label_share, _label if task.labels else _nothing),
-            ("opening_share", "enough rows with this opening", config.max_opening_share, _opening),
-            ("cell_share", "enough rows of this cell", config.max_cell_share, _cell),
-            ("principle_share", "enough rows of one of its principles", config.max_principle_share, _principles),
-        )
+        cell, principle = config.max_cell_share, config.max_principle_share
+        made: list[tuple[str, str, float, Mapping[str, Fraction], Callable[[Row, InputText], str | None]]] = [
+            ("label_share", "enough rows of label {}", config.max_label_share if task.labels else 1.0, {}, _label),
+            ("opening_share", "enough rows with this opening", config.max_opening_share, {}, _opening),
+            ("cell_share", "enough rows of this cell", cell, cell_shares(kinds, cell), _cell),
+            ("principle_share", "enough rows of its principles", principle, bundle_shares(kinds, principle), _bundle),
+        ]
         self._caps = [
-            _Cap(stage, reason, ShareCap(share, targets, even), values)
-            for stage, reason, share, values in made
+            _Cap(stage, reason, ShareCap(share, targets, shares), value)
+            for stage, reason, share, shares, value in made
             if share < 1
         ]
 
     def reason(self, row: Row, text: InputText, kept: int) -> tuple[str, str] | None:
         """Stage and reason of the first cap that has no room for the row after `kept` rows."""
         for cap in self._caps:
-            for value in cap.values(row, text):
-                if not cap.share.admits(value, kept):
-                    return cap.stage, cap.reason.format(value)
+            value = cap.value(row, text)
+            if value is not None and not cap.share.admits(value, kept):
+                return cap.stage, cap.reason.format(value)
         return None
 
     def record(self, row: Row, text: InputText) -> None:
         """The row was kept."""
         for cap in self._caps:
-            for value in cap.values(row, text):
+            value = cap.value(row, text)
+            if value is not None:
                 cap.share.record(value)
 
 
-def even_shares(kinds: Sequence[tuple[Bundle, Sequence[Cell]]]) -> dict[str, Fraction]:
-    """Id of a cell or principle -> its share of rows that are spread evenly over the bundles, and over the cells of each.
+def cell_shares(kinds: Kinds, share: float) -> dict[str, Fraction]:
+    """Cell id -> the cap, or the cell's share of rows spread evenly over bundles and their cells where that is more."""
+    cap = Fraction(str(share))
+    return {cell.cell_id: max(cap, Fraction(1, len(kinds) * len(cells))) for _, cells in kinds for cell in cells}
 
-    A cap below it could only be met by leaving other cells empty, and one on a principle that is in every bundle by none.
+
+def bundle_shares(kinds: Kinds, share: float) -> dict[str, Fraction]:
+    """Bundle id -> the share that keeps each of its principles below the cap, or its even share where that is more.
+
+    A principle that h of B bundles hold stays below the cap when each of them stays below cap / h. What all bundles hold, no choice among
+    them could make rarer, so it does not count.
     """
-    shares: Counter[str] = Counter()
-    even: dict[str, Fraction] = {}
-    for bundle, cells in kinds:
-        shares.update(bundle.principles)
-        even |= {cell.cell_id: Fraction(1, len(kinds) * len(cells)) for cell in cells}
-    return even | {principle: Fraction(bundles, len(kinds)) for principle, bundles in shares.items()}
+    cap, bundles = Fraction(str(share)), len(kinds)
+    holders = Counter(principle for bundle, _ in kinds for principle in bundle.principles)
+    return {
+        bundle.bundle_id: min(
+            (max(cap / holders[p], Fraction(1, bundles)) for p in bundle.principles if holders[p] < bundles),
+            default=Fraction(1),
+        )
+        for bundle, _ in kinds
+    }
 
 
 def opening(text: InputText) -> str | None:
@@ -114,25 +128,20 @@ def opening(text: InputText) -> str | None:
     return " ".join(text.words[:OPENING_WORDS]) if len(text.words) >= OPENING_WORDS else None
 
 
-def _opening(_: Row, text: InputText) -> Sequence[str]:
-    start = opening(text)
-    return (start,) if start else ()
+def _opening(_: Row, text: InputText) -> str | None:
+    return opening(text)
 
 
-def _label(row: Row, _: InputText) -> Sequence[str]:
-    return (row.answer,)
+def _label(row: Row, _: InputText) -> str | None:
+    return row.answer
 
 
-def _nothing(_: Row, __: InputText) -> Sequence[str]:
-    return ()
+def _cell(row: Row, _: InputText) -> str | None:
+    return row.cell
 
 
-def _cell(row: Row, _: InputText) -> Sequence[str]:
-    return (row.cell,) if row.cell else ()
-
-
-def _principles(row: Row, _: InputText) -> Sequence[str]:
-    return row.principles
+def _bundle(row: Row, _: InputText) -> str | None:
+    return row.bundle
 
 
 def _refuse_impossible_cap(config: CurationConfig, task: Task) -> None:

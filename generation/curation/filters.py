@@ -40,11 +40,11 @@ def demo_tokens(demonstrations: Sequence[str], others: Sequence[str]) -> frozens
     Source:
         The list of leaked words that Dromedary's filter keeps by hand (Sun et al. 2023, arXiv:2305.03047); finding them is ours.
     """
-    tokens = [token for text in demonstrations for token in _tokens(text)]
-    names = [name for text in demonstrations for name in _names(text)]
-    found = {token for token in tokens if _is_odd_number(token)}
-    if len(names) <= _MAX_NAME_SHARE * len(tokens):
-        found.update(names)
+    everything = [*demonstrations, *others]
+    capitals = sum(len(_names(text)) for text in everything)
+    found = {token for text in demonstrations for token in _tokens(text) if _is_odd_number(token)}
+    if capitals <= _MAX_NAME_SHARE * sum(len(_tokens(text)) for text in everything):
+        found.update(name for text in demonstrations for name in _names(text))
     known = {token.casefold() for text in others for token in _tokens(text)}
     return frozenset(token for token in found if token.casefold() not in known)
 

@@ -22,14 +22,12 @@ dropped, and nothing that was sealed is ever taken back; the price is that a bet
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import groupby
-from types import MappingProxyType
 
 from generation.config import CurationConfig
-from generation.curation.balance import Caps
+from generation.curation.balance import Caps, Kinds
 from generation.curation.bounds import Bounds
 from generation.curation.copies import CopyFinder
 from generation.curation.counts import StageCounts, funnel
@@ -47,7 +45,6 @@ __all__ = ["CausalFold", "Verdict", "input_key"]
 
 _EXACT_DUPLICATE = ("exact_duplicate", "same input as an earlier row")
 _NO_TEXT = read_input("")
-_NO_SHARES: Mapping[str, Fraction] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ class CausalFold:
         evaluation_inputs: Inputs that may not leak into the data, those of other tasks too if the caller wants.
         target: Rows to keep.
         sealed_targets: Smaller targets that were sealed before this one (`dataset.sealed_targets`).
-        even_shares: Of the plan's cells and principles (`balance.even_shares`), for the caps on them.
+        kinds: The plan's bundles with their cells, for the caps on cells and principles.
 
     Raises:
         RecipeError: No dataset can obey the cap on labels.
@@ -101,7 +98,7 @@ class CausalFold:
         evaluation_inputs: Sequence[str],
         target: int,
         sealed_targets: Sequence[int] = (),
-        even_shares: Mapping[str, Fraction] = _NO_SHARES,
+        kinds: Kinds = (),
     ) -> None:
         self._task = task
         self._target = target
@@ -114,7 +111,7 @@ class CausalFold:
         alike = config.semantic_duplicate
         self._semantic = None if alike is None else SemanticDuplicates(alike, seeds)
         targets = (*sorted(size for size in sealed_targets if size < target), target)
-        self._caps = Caps(config, task, targets, even_shares)
+        self._caps = Caps(config, task, targets, kinds)
         self._keys: set[int] = set()
         self._last = ("", -1)
         self._kept = 0

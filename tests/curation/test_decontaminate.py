@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from generation.config import AnswerConfig, TaskConfig
@@ -44,6 +46,30 @@ INDEX = EvaluationIndex([LONG, SHORT, "badgc", "two words"], 13)
 )
 def test_planted_items_are_found_and_unrelated_ones_pass(text: str, reason: str | None) -> None:
     assert INDEX.reason(read_input(text)) == reason
+
+
+def test_most_of_a_short_item_gives_it_away_in_whatever_it_is_wrapped() -> None:
+    item = "A train leaves Rome at nine and reaches Milan at noon"
+    index = EvaluationIndex([item], 13)
+    reworded = "Well now: a train leaves Rome at nine and reaches Milan at night"
+    assert index.reason(read_input(reworded)) == "contains most of an evaluation input"
+    assert index.reason(read_input("A train leaves Rome at nine and never comes back to where it was")) is None
+
+
+def test_ten_words_in_a_row_count_where_the_rest_is_alike_too() -> None:
+    start = "A farmer has 17 sheep and 4 dogs on his own"
+    alike = f"{start} farm, and 9 of them run away at night; how many sheep has he left in the morning?"
+    other = (
+        f"{start} island far away in the northern sea. He wants to sell wool to a weaver and earns twelve coins a day."
+    )
+    long = EvaluationIndex([LONG.replace("his land", "his own land")], 13)
+    assert long.reason(read_input(alike)) == "shares 10 words in a row with a similar evaluation input"
+    assert long.reason(read_input(other)) is None
+
+
+def test_no_text_can_be_read_in_a_pickled_index() -> None:
+    assert b"sheep" not in pickle.dumps(INDEX)
+    assert pickle.loads(pickle.dumps(INDEX)).reason(read_input(LONG)) == "equals an evaluation input"
 
 
 def test_renumbered_items_shorter_than_eight_words_pass() -> None:

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from generation.config import AnswerConfig, TaskConfig
 from generation.curation.copies import CopyFinder
-from generation.curation.filters import label_reason
+from generation.curation.filters import demo_tokens, holds_token, label_reason
 from generation.curation.text import input_key, read_input
 from generation.rows import Row
 from generation.task import Task
@@ -12,8 +12,8 @@ LETTERS = "How many letters {} are in the word {} ?"
 WORDS = ["apple", "banana", "cherry", "damson", "elder", "fig", "grape", "hazel", "iris", "juniper"]
 
 
-def row(**values: str) -> Row:
-    return Row("id", "000000-000000", 0, "t", "instance", **{"input": "a b c", "answer": "yes", **values})
+def row(answer: str) -> Row:
+    return Row("id", "000000-000000", 0, "t", "instance", input="a b c", answer=answer)
 
 
 def choice_task() -> Task:
@@ -38,9 +38,9 @@ def test_text_without_spaces_between_words_is_cut_into_signs() -> None:
 
 
 def test_an_answer_outside_the_label_space_is_no_label() -> None:
-    assert label_reason(row(answer="maybe"), choice_task()) == "not a label"
-    assert label_reason(row(answer=" "), choice_task()) == "no answer"
-    assert label_reason(row(answer="no"), choice_task()) is None
+    assert label_reason(row("maybe"), choice_task()) == "not a label"
+    assert label_reason(row(" "), choice_task()) == "no answer"
+    assert label_reason(row("no"), choice_task()) is None
 
 
 def test_copies_of_seeds_are_found_also_when_a_few_words_changed() -> None:
@@ -50,6 +50,31 @@ def test_copies_of_seeds_are_found_also_when_a_few_words_changed() -> None:
     assert copies.reason(read_input(seed.replace("Ada", "Bob").replace("at", "near"))) == "nearly a copy of a seed"
     assert copies.reason(read_input("market apples red and pears Ada three twelve then at the sold bought")) is None
     assert copies.reason(read_input("The river rose by two metres before the bridge was closed")) is None
+
+
+def test_eight_words_in_a_row_of_a_seed_are_a_copy_wherever_they_stand() -> None:
+    seed = "Ada sold twelve red apples at the market and then bought three pears for her aunt in the next village"
+    copies = CopyFinder([seed, "Something else entirely happened on the moon last year"], 0.7, 8)
+    pasted = (
+        "Long ago, on a cold day, someone " + " ".join(seed.split()[1:9]) + " which nobody else had done in those years"
+    )
+    assert copies.reason(read_input(pasted)) == "shares 8 words in a row with a seed"
+    assert copies.reason(read_input(pasted.replace("apples", "plums"))) is None
+
+
+def test_names_and_odd_numbers_of_a_demonstration_give_a_draft_away() -> None:
+    shown = ["In spring Natalia sold 137 clips to Betty's friends in May, and 200 more in June."]
+    tokens = demo_tokens(
+        shown, ["Tom counts the days of June, and then of all the months that follow it.", "Give one number."]
+    )
+    assert tokens == {"Natalia", "Betty", "May", "137"}
+    assert holds_token("Then Natalia's brother came.", tokens)
+    assert not holds_token("Tom may buy 200 clips in June", tokens)
+    assert not holds_token("Anything", frozenset())
+
+
+def test_where_every_noun_has_a_capital_no_word_is_taken_for_a_name() -> None:
+    assert demo_tokens(["Ein Bauer hat 137 Schafe und sein Bruder hat Ziegen im Stall"], []) == {"137"}
 
 
 def test_the_words_of_a_template_that_the_seeds_share_are_no_copy() -> None:
