@@ -28,7 +28,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 LABEL_NOTE = (
     "Truth is the oracle's, where the recipe names one: of the first answer to each input that was voted on, and of the answers in the dataset. "
     "Distinct bigrams: different pairs of words among all pairs of words in the inputs; cell entropy: how evenly the cells of the plan were "
-    "used; both are means over tasks."
+    "used; both are means over tasks. Below, overshoot are rows that were accepted beyond the target."
 )
 
 
@@ -62,9 +62,9 @@ def label_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
 
 def yield_table(yields: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows left after each stage that dropped rows in any arm."""
-    stages = dict.fromkeys(
-        name for arm in yields.values() for name, stage in arm["stages"].items() if stage["in"] > stage["out"]
-    )
+    dropping = {name for arm in yields.values() for name, stage in arm["stages"].items() if stage["in"] > stage["out"]}
+    in_order = dict.fromkeys(name for arm in yields.values() for name in arm["stages"])
+    stages = [name for name in in_order if name in dropping]
     rows: Table = [("rows left after", "start", *(stage.replace("_", " ") for stage in stages), "of start")]
     for name, arm in yields.items():
         left = [count(arm["stages"].get(stage, {}).get("out")) for stage in stages]

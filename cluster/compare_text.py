@@ -91,12 +91,13 @@ def _equality(arms: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _method(result: Mapping[str, Any]) -> str:
     method = result["method"]
+    smallest = 2 / (method["resamples"] + 1)
     return (
         "Accuracy is the mean over tasks of the share of held-out items answered rightly, trained models of an arm averaged. Intervals are "
         f"95 % percentile intervals of a paired bootstrap: {method['resamples']:,} resamples of tasks, and of items within them, the same for "
-        "all arms. They say what other tasks and items would give, not what another training would; for that, the accuracies of the "
-        f"single models are given as their lowest and highest. p is two-sided and at least {2 / (method['resamples'] + 1):.1g}; Holm's p is corrected "
-        "for all contrasts of its table. Differences are percentage points."
+        "all arms. They say what other tasks and items would give, not what another training would; for that, the lowest and the highest "
+        "accuracy of a single model are given. With few tasks the intervals are approximate, and too narrow where the tasks differ much. "
+        f"p is two-sided and at least {smallest:.1g}; Holm's p is corrected for all contrasts of its table. Differences are percentage points."
     )
 
 

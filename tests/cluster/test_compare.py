@@ -10,7 +10,7 @@ import pytest
 from cluster.compare import build_compare, read_compare, reading
 from cluster.compare_tables import energy_lines, markdown
 from cluster.compare_text import compare_page, compare_table
-from cluster.report import build_report, read_report
+from cluster.report import read_report, render
 from cluster.report_files import arm_folder
 from generation.arms import arm_spec
 from generation.bootstrap import Estimate
@@ -268,9 +268,13 @@ def test_the_energy_claim_is_read_out_with_what_it_stands_on() -> None:
     assert energy_lines({**energy, **unmeasured})[0] == "Energy ratio to `large`: not measured."
 
 
-def test_the_report_shows_the_contrasts_once_they_are_there(run: Store) -> None:
-    assert "psi minus" not in Path(build_report(run)).read_text()
+def test_the_report_shows_the_contrasts_once_they_are_there(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ("direct", "psi"))
+    assert not read_report(run)["contrasts"]
     build_compare(run)
     report = read_report(run)
     assert report["units"]["contrasts.direct.p_holm"] == "probability"
-    assert "psi minus the other arms" in Path(build_report(run)).read_text()
+    assert report["missing"]["contrasts.placebo"] == "compare.json"
+    page = render(report)
+    assert "psi minus the other arms" in page
+    assert report["contrasts"]["direct"]["reading"] in page
