@@ -1,3 +1,6 @@
+import random
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,7 @@ from generation.principles.merge import merge
 from generation.principles.mine import gate
 from generation.principles.model import Principle, principle_id
 from generation.task import Seed
+from recipes.miniature import world
 
 STORY = "Natalia sold clips to 48 of her friends in April and then she sold half as many clips in May, 1,234,567 in all"
 SEEDS = [Seed("1", STORY, "72", "She sold 48 and 24."), Seed("2", "badgc", "cgdba"), Seed("3", "ab", "ba")]
@@ -35,6 +39,7 @@ def principle(
 def test_a_principle_that_fails_a_gate_is_retired_with_the_reason(text, reason):
     gated = gate(principle(text), 60, index_seeds(SEEDS, 8))
     assert (gated.status, gated.reason) == ("retired", reason)
+    assert gated.leaks == reason.startswith("leak")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,105 @@ def test_a_principle_without_kind_or_support_is_retired():
     leaks = index_seeds(SEEDS, 8)
     assert gate(principle("x", kind=""), 60, leaks).reason == "unreadable: no kind"
     assert gate(principle("x", support=()), 60, leaks).reason.startswith("unreadable: support")
+
+
+PEOPLE = ("Natalia", "Okonkwo", "Bjarne", "Mireille", "Tatsuo", "Xiomara", "Prakash", "Wendeline")
+THINGS = ("lanterns", "kettles", "violins", "hammocks", "abacuses", "trellises", "sundials", "kayaks")
+DEEDS = ("sold", "carried", "painted", "borrowed", "hid", "polished", "weighed", "traded")
+
+
+def story(number: int) -> Seed:
+    who, other = PEOPLE[number % 8], PEOPLE[(number * 3 + 1) % 8] + "son"
+    thing, deed = THINGS[number // 8 % 8], DEEDS[(number + number // 8) % 8]
+    text = (
+        f"{who} {deed} {10_000 + 271 * number} {thing} from house {number} in the valley on a cold morning, and then "
+        f"{other} {deed} twice as many before the bell rang for the {number + 3}th time that week."
+    )
+    return Seed(f"{number}", text, f"{30_000 + 813 * number}")
+
+
+STORIES = [story(number) for number in range(64)]
+"""Each has numbers of five digits, and names that open a sentence in too many of them to be told from other words."""
+NAMED = [Seed(f"n{i}", f"On that day {who} left {i} keys with Ms. {who}berg.", "1") for i, who in enumerate(PEOPLE)]
+WORDS = [
+    Seed(f"w{i}", word, word[::-1]) for i, word in enumerate(("badgc", "hijab fed", "cabbage leaf green", "deaf ace"))
+]
+RULES = [
+    "Add up the amounts of all people before you compare them.",
+    "When an amount is said to be twice another, double the other one first.",
+    "Name the unknown [QUANTITY] and write an equation for it.",
+    "Use numbers from 10 to 99999, and let them divide evenly.",
+    "Change who does what, where and when; keep the arithmetic of two steps.",
+    "Check that the answer is larger than each of its parts.",
+    "Twice as many means two times the number.",
+    "On a cold morning nothing is different: ignore the weather.",
+    "State each step as one equation. Then answer.",
+    "How many are left is what was there minus what was taken.",
+    "Words of four to six letters, none twice.",
+    "sort; shift up",
+    "len 4-6",
+    "drop first; rotate left; swap ends",
+    "The letters a to j are cyclic: after j comes a.",
+    "If a person gives away [ITEM], subtract; if a person receives it, add.",
+]
+
+
+def planted() -> list[tuple[str, str]]:
+    """(sort of copy, principle that holds one) from every seed."""
+    found: list[tuple[str, str]] = []
+    for seed in STORIES:
+        words = seed.input.split()
+        run = words[5:13]
+        found += [
+            ("verbatim", seed.input),
+            ("inside", f"Write inputs such as this one: {' '.join(run)}, and vary what happens afterwards."),
+            ("capitals", f"Write inputs such as {' '.join(run).upper()} and vary them"),
+            ("punctuation", f"Vary what happens: {', '.join(run)}!"),
+            ("digits", f"Totals like {int(seed.output):,} are usual."),
+            ("answer", f"The largest answer is {seed.output}."),
+        ]
+    for who in PEOPLE:
+        found += [("name", f"Let {who} keep the keys."), ("small name", f"Say what {who.casefold()} does with them.")]
+    found += [("input", f"Reverse '{seed.input.upper()}', letter by letter.") for seed in WORDS]
+    return found
+
+
+def test_the_leak_gate_finds_planted_copies_and_spares_general_rules():
+    leaks = index_seeds([*STORIES, *NAMED, *WORDS], 8, "Solve a word problem.")
+    copies = planted()
+    missed = Counter(sort for sort, text in copies if not leaks.leak(text))
+    falsely = [rule for rule in RULES if leaks.leak(rule)]
+    recall = 1 - sum(missed.values()) / len(copies)
+    precision = (len(copies) - sum(missed.values())) / (len(copies) - sum(missed.values()) + len(falsely))
+    assert (recall, precision, dict(missed), falsely) == (1.0, 1.0, {}, [])
+    assert len(copies) == 64 * 6 + 8 * 2 + 4
+
+
+def test_what_the_leak_gate_cannot_see_is_known():
+    leaks = index_seeds(STORIES, 8)
+    assert not leaks.leak("Seven words in a row: twice as many before the bell rang"), "shorter than the n-gram"
+    assert not leaks.leak("A merchant disposed of a number of lamps from a home in the dale"), "a paraphrase"
+
+
+def test_words_of_the_task_and_openings_are_no_names():
+    seeds = [Seed(f"{i}", f"Translate into English: sentence {i} of Anna", "x") for i in range(20)]
+    seeds.append(Seed("20", "Determine what Zebedee meant. Suppose it rained.", "x"))
+    leaks = index_seeds(seeds, 8, "From French.")
+    assert not leaks.leak("Translate idioms into plain English, never into French.")
+    assert not leaks.leak("Determine the subject. Suppose nothing."), "they open a sentence here too"
+    assert leaks.leak("Ask what zebedee meant") == "leak: a name in a seed"
+    assert leaks.leak("One may Suppose this") == "leak: a name in a seed"
+
+
+def test_the_miniatures_own_rules_pass_with_its_seeds_and_their_steps():
+    rng = random.Random(1)
+    rules = [("sort", "shift up"), ("drop first", "rotate left", "swap ends")]
+    words = [world.random_word(rng, 4, 6) for _ in range(40)]
+    for rule in rules:
+        seeds = [Seed(w, w, world.apply(rule, w), ">".join(world.trace(rule, w))) for w in words]
+        leaks = index_seeds(seeds, 8, "task kilo")
+        texts = ["; ".join(rule), "len 4-6", *world.FUNCTIONS]
+        assert [gate(principle(text), 60, leaks).status for text in texts] == ["candidate"] * len(texts)
 
 
 LONG = "Read the whole question first and write down what is asked before computing anything"
