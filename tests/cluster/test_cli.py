@@ -58,7 +58,7 @@ def test_unknown_words_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_check_prints_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(["check", MINIATURE, "generation.accepted_rows=1000"]) == 0
-    assert "4,000 rows" in capsys.readouterr().out
+    assert "16,000 rows" in capsys.readouterr().out
 
 
 def _heed_interrupts() -> None:
