@@ -65,10 +65,12 @@ class EnergyBook:
     def watch(
         self, name: str, handle: Any, *, role: str = "replica", pool: str = "", loaded: Reading | None = None
     ) -> None:
-        """Read an actor from now on. `loaded` is its reading when its engine was ready."""
+        """Read an actor from now on. What it has used so far, or by `loaded` where that is known, went into starting it."""
         watched = self._watched[name] = _Watched(handle, role, pool)
         if loaded is not None:
             self._take(watched, loaded, loading=True)
+        else:
+            self._collect([name], _ANSWER_SECONDS, loading=True)
 
     def release(self, *names: str) -> None:
         """Read actors for the last time."""
@@ -106,7 +108,7 @@ class EnergyBook:
         self._take(self._driver, self._meter.read())
         self._lines.flush()
 
-    def _collect(self, names: list[str], seconds: float) -> None:
+    def _collect(self, names: list[str], seconds: float, *, loading: bool = False) -> None:
         """Book the answers of some actors that come in time, having asked those that were not."""
         if not names:
             return
@@ -121,7 +123,7 @@ class EnergyBook:
             name = by_reference[reference]
             self._watched[name].pending = None
             try:
-                self._take(self._watched[name], ray.get(reference))
+                self._take(self._watched[name], ray.get(reference), loading=loading)
             except RayActorError:  # it is dead; what it used since it was last read is not known
                 del self._watched[name]
 

@@ -78,14 +78,14 @@ def make_ledger(windows: Sequence[Window], committed: Mapping[str, Tokens], pref
 def kind_of(window: Window, part: str) -> str:
     """The kind of work that a part of a window was."""
     step = window.stage.partition("-")[0]
+    if part == LOAD:
+        return LOAD_IDLE
     if window.role in {"driver", "coordinator"}:
         return "curate"
     if window.role == "rank":
         return "train"
-    if part in {LOAD, IDLE}:
-        return LOAD_IDLE
-    if part == LOST:
-        return FAILED
+    if part in {IDLE, LOST}:
+        return LOAD_IDLE if part == IDLE else FAILED
     if step == "principles":
         return "mine" if part == "mine" or window.pool == "large" else "probe"
     return {"evaluate": "evaluate", "answer": "verify"}.get(part, "generate")

@@ -63,6 +63,7 @@ SECTION_UNITS = {
     "arms": "rows",
     "contrasts": "tasks",
     "dataset": "rows",
+    "energy": "J",
     "principles": "principles",
     "privacy": "tokens",
     "throughput": "rows",

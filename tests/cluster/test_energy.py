@@ -11,6 +11,7 @@ from cluster.energy import GpuMeter, ProcessMeter, Reading, metered, read_folder
 from cluster.energy_book import EnergyBook, read_windows
 from cluster.energy_ledger import FAILED, make_ledger
 from cluster.energy_report import energy_of
+from cluster.report import read_report, render
 from generation.energy import Used, Window
 from generation.storage import Store, json_bytes, json_lines
 
@@ -277,6 +278,16 @@ def test_grams_follow_from_power_usage_and_the_region(tmp_path: Path):
     found = energy_of(a_run(tmp_path))
     assert found["carbon"]["grams"] == pytest.approx(found["total_joules"] / 3.6e6 * 1.5 * 56.0)
     assert found["carbon"]["source"] == "CodeCarbon's table, 2023, FR"
+
+
+def test_the_page_states_ratio_accuracy_carbon_and_what_they_rest_on(tmp_path: Path):
+    report = read_report(a_run(tmp_path))
+    page = " ".join(render(report).split())
+    for said in ("took 0.3 times the energy", "120 J against 400 J", "pay off from 12 rows on", "an upper bound", "FR"):
+        assert said in page
+    assert "from 100 drafts only" in page
+    assert report["units"]["energy.counterfactual.psi_joules"] == "J"
+    assert report["units"]["energy.stages.mine.core_seconds"] == "core-seconds"
 
 
 def test_a_run_without_readings_has_no_figures(tmp_path: Path):

@@ -59,7 +59,10 @@ def test_an_ask_is_spread_and_a_killed_replicas_calls_run_again(tmp_path: Path):
 def test_what_replicas_coordinator_and_driver_use_is_booked_under_the_stage_it_was_used_in(tmp_path: Path):
     store = Store(str(tmp_path))
     book = EnergyBook(store)
-    with Pool("small", PoolConfig(engine=scripted(), cpus=0.5), energy=book) as pool, coordinator_actor(store, 60.0) as link:
+    with (
+        Pool("small", PoolConfig(engine=scripted(), cpus=0.5), energy=book) as pool,
+        coordinator_actor(store, 60.0) as link,
+    ):
         with book.stage("evaluate-base"):
             pool.start()
             pool.ask([FlowCall(str(i), where, (f"q {i}",)) for i in range(50)])
@@ -76,7 +79,8 @@ def test_what_replicas_coordinator_and_driver_use_is_booked_under_the_stage_it_w
         ("coordinator", "generate-psi"),
         ("driver", "generate-psi"),
     }
-    assert [window.stage for window in windows if window.loading] == ["evaluate-base"]
+    started = [(window.role, window.stage) for window in windows if window.loading]
+    assert started == [("replica", "evaluate-base"), ("coordinator", "generate-psi")]
     requests = [(w.stage, part, counts["requests"]) for w in windows for part, counts in w.tokens.items()]
     assert ("evaluate-base", "evaluate", 50) in requests
     assert sum(count for stage, part, count in requests if (stage, part) == ("generate-psi", "draft")) == 32
