@@ -13,6 +13,7 @@ from generation.engines.config import VllmEngine
 from generation.errors import RecipeError, StorageError
 from generation.principles.model import Estimate, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines
+from recipes.miniature.world import TASKS
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ROOT / "recipes/miniature"
@@ -24,7 +25,7 @@ def test_the_miniature_is_checked_in_eighty_columns() -> None:
     lines = text.splitlines()
     assert lines[0].endswith("no mistakes")
     assert max(map(len, lines[1:-1])) <= 80
-    assert "40 seeds (20 mine, 10 validate, 10 demo), 150 rows" in text
+    assert "40 seeds (20 mine, 10 validate, 10 demo), 100 rows" in text
     assert "2 replicas" in text
 
 
@@ -57,7 +58,7 @@ def test_prompts_that_an_engine_will_refuse_are_a_warning() -> None:
 
 
 def test_a_large_model_without_work_is_not_spoken_of(tmp_path: Path) -> None:
-    lines = [{"task": task, "level": "task", "kind": "solve", "text": "sort"} for task in ("kilo", "lima")]
+    lines = [{"task": task, "level": "task", "kind": "solve", "text": "sort"} for task in TASKS]
     (tmp_path / "principles.jsonl").write_bytes(json_lines(lines))
     text = check_recipe(MINIATURE, [f"principles.from={tmp_path}/principles.jsonl"])
     assert "so no large model is started" in " ".join(text.split())
@@ -84,12 +85,13 @@ def test_what_may_surprise_is_a_warning(tmp_path: Path) -> None:
     overrides = [
         f"tasks.0.seeds={tmp_path}/seeds.jsonl",
         "tasks.0.answer={kind = 'choice', labels = ['yes', 'no']}",
+        "tasks.0.fields={}",
         "tasks.0.evaluation=''",
         "pools.small.engine={kind = 'scripted'}",
     ]
     with pytest.raises(RecipeError, match=r"tasks\.0\.evaluation"):
         check_recipe(MINIATURE, overrides)
-    overrides[2] = f"tasks.0.evaluation={tmp_path}/held_out.jsonl"
+    overrides[3] = f"tasks.0.evaluation={tmp_path}/held_out.jsonl"
     text = " ".join(check_recipe(MINIATURE, overrides).split())
     assert "labels: yes 4, no 0" in text
     assert "no seed has the label no" in text
