@@ -16,17 +16,18 @@ from typing import Any
 
 from generation.curation.counts import StageCounts, funnel, merge_counts
 from generation.dataset_card import dataset_card
-from generation.dataset_rows import (
-    DATASET_SCHEMA,
-    DatasetFile,
-    dataset_record,
-    human_records,
-    seed_row,
-    write_file,
+from generation.dataset_rows import DATASET_SCHEMA, DatasetFile, dataset_record, human_records, seed_row, write_file
+from generation.dataset_seal import (
+    FORMAT_VERSION,
+    SealedDataset,
+    has_targets,
+    newest_seal,
+    read_sealed,
+    seal_name,
+    seals,
 )  # fmt: skip
-from generation.dataset_seal import FORMAT_VERSION, SealedDataset, newest_seal, read_sealed, seal_name, seals
 from generation.dataset_tally import Oracle, Tally, TruthCount, label_facts, total_digest
-from generation.errors import RecipeError, StorageError, YieldError
+from generation.errors import StorageError, YieldError
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import Row
 from generation.storage import Store
@@ -107,7 +108,7 @@ def write_dataset(
     """
     folder = store.child(DATASET_FOLDER)
     seal = newest_seal(folder)
-    if seal is not None and _has_targets(folder, seal, parts):
+    if seal is not None and has_targets(folder, seal, {part.task.name: part.target for part in parts}):
         _publish(folder, seal)
         return _summary(folder, seal)
     sealed_tasks = seal["tasks"] if seal else {}
@@ -247,16 +248,3 @@ def _summary(folder: Store, facts: Mapping[str, Any]) -> DatasetSummary:
 
 def _overshoot(stages: StageCounts) -> int:
     return sum(stages.get("overshoot", {}).get("reasons", {}).values())
-
-
-def _has_targets(folder: Store, seal: Mapping[str, Any], parts: Sequence[TaskRows]) -> bool:
-    """Whether the seal has the targets of all tasks already."""
-    targets = {part.task.name: part.target for part in parts}
-    sealed = {name: facts["rows"] for name, facts in seal["tasks"].items()}
-    for name, rows in sealed.items():
-        if targets.get(name, 0) < rows:
-            raise RecipeError(
-                f"generation.accepted_rows: {folder.uri} is sealed with {rows} rows of task '{name}', {targets.get(name, 0)} are "
-                "asked for; targets can only grow. Use a new run folder for a smaller dataset"
-            )
-    return targets == sealed

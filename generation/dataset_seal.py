@@ -6,10 +6,11 @@ lists them all, then `SEALED-2.json` and so on. The highest seal counts, and the
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from generation.errors import NotSealedError, StorageError
+from generation.errors import NotSealedError, RecipeError, StorageError
 from generation.storage import Store
 
 FORMAT_VERSION = 1
@@ -60,6 +61,22 @@ def seals(folder: Store) -> list[dict[str, Any]]:
 def newest_seal(folder: Store) -> dict[str, Any] | None:
     """The seal that counts, or None before the first."""
     return next(reversed(seals(folder)), None)
+
+
+def has_targets(folder: Store, seal: Mapping[str, Any], targets: Mapping[str, int]) -> bool:
+    """Whether a seal has so many rows of every task already.
+
+    Raises:
+        RecipeError: It has more.
+    """
+    sealed = {name: facts["rows"] for name, facts in seal["tasks"].items()}
+    for name, rows in sealed.items():
+        if targets.get(name, 0) < rows:
+            raise RecipeError(
+                f"generation.accepted_rows: {folder.uri} is sealed with {rows} rows of task '{name}', {targets.get(name, 0)} are "
+                "asked for; targets can only grow. Use a new run folder for a smaller dataset"
+            )
+    return targets == sealed
 
 
 def seal_name(version: int) -> str:
