@@ -1,6 +1,7 @@
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -229,6 +230,9 @@ def test_what_the_screen_drops_costs_no_vote():
         assert (row.status, row.stage, row.input, len(asked)) == ("rejection", stage, text, 1)
     row, _ = write(answers("<input>Quite new?</input>", *["<answer>1</answer>"] * 2), screens={"t": screen})
     assert row.status == "instance"
+    sent = pickle.dumps(screen)
+    assert b"red keys" not in sent
+    assert pickle.loads(sent).reason(replace(row, input=seeds[1].input)) == ("copy", "copy of a seed")
 
 
 def test_an_input_written_for_a_label_is_verified_blind():
