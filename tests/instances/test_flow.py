@@ -231,7 +231,7 @@ def test_what_the_screen_drops_costs_no_vote():
     row, _ = write(answers("<input>Quite new?</input>", *["<answer>1</answer>"] * 2), screens={"t": screen})
     assert row.status == "instance"
     sent = pickle.dumps(screen)
-    assert b"red keys" not in sent
+    assert b"doors" not in sent
     assert pickle.loads(sent).reason(replace(row, input=seeds[1].input)) == ("copy", "copy of a seed")
 
 
