@@ -15,6 +15,7 @@ from generation.principles.model import Principle, normalise
 from generation.principles.room import Room
 from generation.principles.search import Search, Trials
 from generation.principles.solve_trials import SolveTrials
+from generation.principles.twins import spread_out, with_twins
 from generation.principles.utility import harms
 from generation.task import Task
 
@@ -22,6 +23,8 @@ MAX_TRIED = 64
 """Solve and check candidates that are tried; the best supported ones."""
 MAX_DRAFTED = 16
 """Generate candidates that are tried: each costs whole instances."""
+EQUAL = 0.5
+"""Scores of generate candidates that differ by less, in standard deviations, count as equal: then support decides."""
 UTILITY = "utility:"
 """Start of the reasons that trials give."""
 NONE_HELPED = "support alone, as none helped"
@@ -47,12 +50,12 @@ def select(
         return [*_first(_by_support(open_ones, room, why)), *retired]
     own = {normalise(p.text) for p in candidates}
     others = [p for p in others if p.task != task.name and p.text and normalise(p.text) not in own]
-    chosen = yield from _by_solving(_with_twins([p for p in open_ones if p.kind != "generate"]), others, trials, room)
+    chosen = yield from _by_solving(with_twins([p for p in open_ones if p.kind != "generate"]), others, trials, room)
     if fallback and not any(p.status == "active" for p in chosen):
         chosen = _fallen_back(chosen, room)
     solving = [p for p in chosen if p.status == "active"]
-    drafts = DraftTrials(task, search, solving, others, trials.seeds_for)
-    generating = _with_twins([p for p in open_ones if p.kind == "generate"])
+    drafts = DraftTrials(task, search, solving, others, trials.held_out)
+    generating = with_twins([p for p in open_ones if p.kind == "generate"])
     written = yield from _by_drafting(generating, drafts, trials.tried_on, room)
     return [*_first((*chosen, *written)), *retired]
 
@@ -120,29 +123,6 @@ def _fallen_back(chosen: Sequence[Principle], room: Room) -> list[Principle]:
     return [taken.get(p.principle_id, p) for p in chosen]
 
 
-def _with_twins(candidates: Sequence[Principle]) -> list[list[Principle]]:
-    """Candidates of equal text, on whatever level, together: they are tried once, on seeds that no call for any of them showed."""
-    groups: dict[str, list[Principle]] = {}
-    for principle in candidates:
-        groups.setdefault(normalise(principle.text), []).append(principle)
-    joined: list[list[Principle]] = []
-    for twins in groups.values():
-        shown = tuple(dict.fromkeys(seed for p in twins for seed in p.shown))
-        joined.append([replace(p, shown=shown) for p in twins])
-    return joined
-
-
-def _spread_out(tried: Sequence[Principle], groups: Sequence[list[Principle]]) -> list[Principle]:
-    """What was tried, followed by its twins with the same scores."""
-    by_text = {normalise(group[0].text): group for group in groups}
-    return [
-        replace(scored, principle_id=p.principle_id, level=p.level, kind=p.kind, support=p.support, model=p.model,
-                template=p.template, calls=p.calls)
-        for scored in tried
-        for p in by_text[normalise(scored.text)]
-    ]  # fmt: skip
-
-
 def _by_solving(
     groups: list[list[Principle]], others: Sequence[Principle], trials: SolveTrials, room: Room
 ) -> Trials[list[Principle]]:
@@ -150,8 +130,8 @@ def _by_solving(
     tried = [group[0] for group in groups[:MAX_TRIED]]
     finalists, dropped = yield from halve(tried, len(trials.seeds_for(())), trials.alone)
     finalists = yield from trials.over_placebos(finalists, others)
-    tried = _spread_out((*finalists, *dropped), groups)
-    selected = yield from _forward(_spread_out(finalists, groups), trials, room)
+    tried = spread_out((*finalists, *dropped), groups)
+    selected = yield from _forward(spread_out(finalists, groups), trials, room)
     taken = {p.principle_id for p in selected}
     left = [_left(p, selected, room) for p in tried if p.principle_id not in taken]
     return [*selected, *left, *_untried(groups[MAX_TRIED:], MAX_TRIED)]
@@ -204,8 +184,8 @@ def _by_drafting(
     """Sequential halving by what drafts gain over a placebo, then the best in turn as far as there is room."""
     tried = [replace(group[0], tried_on=tried_on) for group in groups[:MAX_DRAFTED]]
     finalists, dropped = yield from halve(tried, drafts.search.config.probe_drafts, drafts.alone)
-    drafted = _in_turn(_spread_out(finalists, groups), room)
-    left = [_left(p, drafted, room) for p in _spread_out(dropped, groups)]
+    drafted = _in_turn(spread_out(finalists, groups), room)
+    left = [_left(p, drafted, room) for p in spread_out(dropped, groups)]
     return [*drafted, *left, *_untried(groups[MAX_DRAFTED:], MAX_DRAFTED)]
 
 
@@ -213,7 +193,7 @@ def _in_turn(candidates: Sequence[Principle], room: Room) -> list[Principle]:
     """Generate candidates, the best scored selected as far as there is room; of nearly equals, who speaks for most new seeds."""
     waiting, selected = list(candidates), list[Principle]()
     while fitting := [p for p in waiting if not room.refusal(p) and not _harm(p) and not _said(p, selected)]:
-        best = max(fitting, key=lambda p: (round(p.utility or 0.0, 1), room.new_cover(p), p.utility or 0.0))
+        best = max(fitting, key=lambda p: (round((p.utility or 0.0) / EQUAL), room.new_cover(p), p.utility or 0.0))
         room.take(best)
         waiting = [p for p in waiting if p is not best]
         selected.append(replace(best, status="active", reason="selected by what it does to drafts"))

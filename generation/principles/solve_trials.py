@@ -47,11 +47,14 @@ class SolveTrials:
         return "validate" if len(self.task.seeds) >= MIN_SPLIT_SEEDS else "cross-fit"
 
     def seeds_for(self, principles: Bundle) -> tuple[Seed, ...]:
-        """The seeds on which principles can be tried together, `probe_seeds` of them at most: none that was shown for one of them."""
+        """The seeds on which principles are tried together: the first `probe_seeds` of those held out."""
+        return self.held_out(principles)[: self.search.config.probe_seeds]
+
+    def held_out(self, principles: Bundle) -> tuple[Seed, ...]:
+        """All seeds on which principles can be judged together: none that was shown for one of them."""
         shown = {seed_id for principle in principles for seed_id in principle.shown}
         more = self.task.split("mine") if self.tried_on == "cross-fit" else ()
-        held_out = [seed for seed in (*self.task.split("validate"), *more) if seed.seed_id not in shown]
-        return tuple(held_out[: self.search.config.probe_seeds])
+        return tuple(seed for seed in (*self.task.split("validate"), *more) if seed.seed_id not in shown)
 
     def measure(self, wanted: Sequence[Wanted]) -> Trials[None]:
         """Have bundles answer seeds, as far as they have not."""

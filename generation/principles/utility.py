@@ -14,6 +14,8 @@ BOOTSTRAP_SAMPLES = 2000
 TOKEN_PRICE = 0.01
 """Standard deviations that a prefix token costs in the score: 60 words are worth about as much as one deviation of yield."""
 
+NORMAL_95 = 1.96
+"""Half the width of a 95 % interval in standard errors."""
 ROUNDING = 1e-5
 """Of cosines in float32: equal texts count as equal."""
 
@@ -93,9 +95,11 @@ def _largest(similarities: Vectors) -> Vectors:
 
 
 def _z(estimates: Sequence[Estimate | None]) -> Floats:
-    """Deviations from the mean of those measured; 0 for the others, and where all are alike."""
-    known = np.array([np.nan if e is None else e.value for e in estimates])
-    if np.isnan(known).all():
-        return np.zeros(len(known))
-    spread = np.nanstd(known)
-    return np.nan_to_num((known - np.nanmean(known)) / spread) if spread > 1e-9 else np.zeros(len(known))
+    """Deviations from the mean of those measured, 0 for the others. A deviation is at least the error of measurement: chance is no merit."""
+    known = [e for e in estimates if e is not None]
+    if not known:
+        return np.zeros(len(estimates))
+    values = np.array([e.value for e in known])
+    error = np.mean([(e.high - e.low) / (2 * NORMAL_95) for e in known])
+    spread = max(float(np.hypot(values.std(), error)), ROUNDING)
+    return np.array([0.0 if e is None else (e.value - values.mean()) / spread for e in estimates])
