@@ -1,7 +1,7 @@
 """Finds inputs that copy a seed."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from generation.curation.sequences import WordPlaces
 from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words
@@ -28,7 +28,7 @@ class CopyFinder:
         self._template = template_words([text.words for text in texts])
         self._runs = frozenset(run for text in texts for run in telling_ngrams(text.words, ngram, self._template))
         self._seeds: list[WordPlaces] = []
-        self._holders: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._holders: dict[Hashable, list[tuple[int, int]]] = defaultdict(list)
         for text in texts:
             self._add(self._content(text))
 

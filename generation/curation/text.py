@@ -63,10 +63,12 @@ def word_hashes(words: Sequence[str]) -> list[int]:
 
 def ngram_hashes(words: Sequence[str], length: int) -> Hashes:
     """64-bit hashes of all runs of `length` words, in order; empty where there are fewer words. The same in every process."""
-    places = len(words) - length + 1
-    if places < 1:
-        return np.empty(0, dtype=np.uint64)
-    hashes = np.array(word_hashes(words), dtype=np.uint64)
+    return run_hashes(np.array(word_hashes(words), dtype=np.uint64), length)
+
+
+def run_hashes(hashes: Hashes, length: int) -> Hashes:
+    """A hash for each run of `length` from those of its parts, in order; empty where there are fewer."""
+    places = max(0, len(hashes) - length + 1)
     runs = hashes[:places].copy()
     for start in range(1, length):
         runs *= _MULTIPLIER

@@ -66,7 +66,7 @@ def cosine(one: list[int], other: list[int]) -> float:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.5, 0.8, 0.9, 0.95]))
-def test_clusters_give_what_comparing_all_with_all_gives(seed: int, threshold: float) -> None:
+def test_blocks_give_what_comparing_all_with_all_gives(seed: int, threshold: float) -> None:
     rng = Random(seed)
     batches: list[tuple[list[str], list[int]]] = []
     for _ in range(4):
@@ -108,3 +108,10 @@ def test_a_vector_depends_on_no_other_text_and_products_are_exact_in_float32() -
 def test_the_ends_of_the_scale(threshold: float) -> None:
     repeats = SemanticDuplicates(threshold, SEEDS).repeats(["red cat", "red cat", "red dog"], [0, 1, 2])
     assert repeats == ([False, True, True] if threshold == 0 else [False, False, False])
+
+
+def test_texts_of_all_blocks_are_remembered() -> None:
+    texts = [f"{WORDS[i % 20]} {i * 7919} {WORDS[i // 211]} {i * 104729}" for i in range(4200)]
+    semantic = SemanticDuplicates(0.99, SEEDS)
+    assert not any(semantic.repeats(texts, range(len(texts))))
+    assert all(semantic.repeats([*texts[:50], *texts[-150:]], range(200)))
