@@ -10,7 +10,6 @@ from generation.errors import BudgetError
 from generation.flows import Flow, FlowCall, FlowResult
 from generation.instances.parse import read_answer
 from generation.journal import Journal, journalled
-from generation.principles.model import Principle
 from generation.prompts.prompt_set import PromptSet
 from generation.task import Seed, Task
 
@@ -81,11 +80,8 @@ def ask_once(request: Request) -> Flow:
     return completion
 
 
-def try_principles(
-    task: Task, prompts: PromptSet, principles: tuple[Principle, ...], seeds: tuple[Seed, ...], sampling: Sampling
-) -> Flow:
-    """The flow in which the small model answers seeds with these principles in its prompt; returns a `Trial` for each seed."""
-    prefix = prompts.render("answer_prefix", task=task, principles=principles, demonstrations=())
+def answer_seeds(task: Task, prompts: PromptSet, prefix: str, seeds: tuple[Seed, ...], sampling: Sampling) -> Flow:
+    """The flow in which the small model answers seeds after a rendered `answer_prefix`; returns a `Trial` for each seed."""
     completions: list[Completion] = yield [
         Request(prefix, prompts.render("answer_text", task=task, input=seed.input), sampling, stage="probe")
         for seed in seeds

@@ -1,4 +1,4 @@
-"""What the small model gets wrong without principles, why, and which mistakes have one cause."""
+"""What the small model gets wrong with examples instead of principles, why, and which mistakes have one cause."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import replace
 from generation.engines.base import Request, Sampling
 from generation.flows import FlowCall
 from generation.journal import Journal, journalled
-from generation.principles.ask import LARGE_STAGE, Trial, ask_large, ask_once, try_principles, values_of
+from generation.principles.ask import LARGE_STAGE, Trial, answer_seeds, ask_large, ask_once, values_of
 from generation.principles.evidence import Mistake
 from generation.principles.search import Search
 from generation.task import Seed, Task
@@ -49,15 +49,17 @@ def _shown(search: Search) -> int:
 def _calls(task: Task, seeds: Sequence[Seed], search: Search) -> list[FlowCall]:
     config, drawn = search.config, search.generation.answer
     sampling = Sampling(config.probe_output_tokens, temperature=drawn.temperature, top_p=drawn.top_p)
-    bare = Task(task.config, ())
+    bare, shown = Task(task.config, ()), task.split("demo")[: search.generation.direct_demonstrations]
+    # Worked examples, as a model that is shown nothing makes mistakes of form and not of understanding.
+    prefix = search.prompts.render("answer_prefix", task=bare, principles=(), demonstrations=shown)
     return [
         FlowCall(
             f"mistakes/{task.name}/{start:06d}",
-            try_principles,
+            answer_seeds,
             (
                 bare,
                 search.prompts,
-                (),
+                prefix,
                 _repeated(seeds[start : start + SEEDS_PER_TRIAL], config.mistake_answers),
                 sampling,
             ),

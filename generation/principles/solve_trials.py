@@ -7,7 +7,7 @@ import numpy as np
 
 from generation.engines.base import Sampling
 from generation.flows import FlowCall
-from generation.principles.ask import Trial, try_principles
+from generation.principles.ask import Trial, answer_seeds
 from generation.principles.model import Principle, normalise
 from generation.principles.placebo import nearest_placebo
 from generation.principles.search import Search, Trials
@@ -107,8 +107,10 @@ class SolveTrials:
     def _call(self, number: int, bundle: Bundle, seeds: dict[str, Seed]) -> FlowCall:
         bare = Task(self.task.config, ())
         sampling = Sampling(self.search.config.probe_output_tokens, temperature=0.0)
-        arguments = (bare, self.search.prompts, bundle, tuple(seeds.values()), sampling)
-        return FlowCall(f"probe/{self.task.name}/{number:04d}", try_principles, arguments)
+        prompts = self.search.prompts
+        prefix = prompts.render("answer_prefix", task=bare, principles=bundle, demonstrations=())
+        arguments = (bare, prompts, prefix, tuple(seeds.values()), sampling)
+        return FlowCall(f"probe/{self.task.name}/{number:04d}", answer_seeds, arguments)
 
 
 def _key(bundle: Bundle) -> tuple[str, ...]:
