@@ -21,10 +21,10 @@ from cluster.report_files import arm_folder
 from cluster.session import ray_session
 from cluster.stage_pools import StagePools
 from cluster.stages import evaluate_stage, train_stage
-from generation.arms import arm_spec
+from generation.arms import ArmSpec, arm_spec
 from generation.curation.decontaminate import contaminated_seeds
 from generation.dataset import DATASET_FOLDER
-from generation.errors import GaveUpError, RunLockedError
+from generation.errors import GaveUpError, RunLockedError, YieldError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.seeds import load_evaluation
 from generation.storage import Store
@@ -137,14 +137,28 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
-        for arm in run.arms:
-            if arm.trained and "generate" in stages:
-                generate_stage(run, arm, arm_principles(run, arm, pools), pools)
-            if not arm.trained and "evaluate" in stages:
-                evaluate_stage(run, arm, 0, pools)
-    trained = [(arm, number) for arm in run.arms if arm.trained for number in run.models_of(arm)]
+        there = [arm for arm in run.arms if _prepared(run, arm, stages, pools)]
+    trained = [(arm, number) for arm in there if arm.trained for number in run.models_of(arm)]
     for arm, number in trained if "train" in stages else ():
         train_stage(run, arm, number)
     with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
         for arm, number in trained if "evaluate" in stages else ():
             evaluate_stage(run, arm, number, pools)
+
+
+def _prepared(run: OpenRun, arm: ArmSpec, stages: Sequence[str], pools: StagePools) -> bool:
+    """Do what an arm needs before training: its rows, or, where it trains nothing, its score. Whether it can go on.
+
+    In a comparison an arm that yields too little is a finding, and the others go on without it; psi itself must succeed.
+    """
+    try:
+        if arm.trained and "generate" in stages:
+            generate_stage(run, arm, arm_principles(run, arm, pools), pools)
+        if not arm.trained and "evaluate" in stages:
+            evaluate_stage(run, arm, 0, pools)
+    except YieldError as error:
+        if not run.compares or arm.name == "psi":
+            raise
+        run.line.say(f"arm {arm.name} is left out of the comparison: {error}")
+        return False
+    return True
