@@ -207,7 +207,7 @@ class CurationConfig(Section):
     """Inputs may be so many times shorter and longer than the seeds are; none: no such bound. Counts with at least 12 seeds."""
     max_foreign_letters: Share = 0.1
     """Largest share of letters in scripts that no seed uses."""
-    near_duplicate: Share | None = 0.8
+    near_duplicate: Share | None = 0.7
     """Jaccard similarity of word 5-grams at which the later of two inputs is dropped; none: exact duplicates only."""
     semantic_duplicate: Share | None = None
     """Cosine of n-gram vectors above which the worse of two inputs is dropped, such as 0.9; none: not looked at."""

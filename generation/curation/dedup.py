@@ -20,7 +20,7 @@ class NearDuplicates:
     all inputs that were ever asked about, near duplicates included, so the verdict on an input depends only on the earlier inputs
     that share a band value with it: the smallest plan index per value wins, and the work shards by value.
 
-    Inputs with fewer than five words have no 5-gram and are never near duplicates. Memory: about 1.2 kB plus 8 bytes a word for each
+    Inputs with fewer than five words have no 5-gram and are never near duplicates. Memory: about 1.5 kB plus 8 bytes a word for each
     input with five words or more (`benchmarks/curation.py`), nothing for shorter ones.
 
     Args:

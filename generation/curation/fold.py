@@ -76,7 +76,7 @@ class _Case:
 class CausalFold:
     """Folds the rows of one task in plan order. After a restart, fold again from the first row.
 
-    Memory for each candidate: about 200 bytes for its key and opening (`benchmarks/curation.py`), what `NearDuplicates` holds for
+    Memory for each candidate: about 120 bytes for its key (`benchmarks/curation.py`), what `NearDuplicates` holds for
     inputs of five words or more, and what `SemanticDuplicates` holds where it is on.
 
     Args:

@@ -238,6 +238,29 @@ def test_identity_is_refused_to_change_and_operations_are_free(folder: Path, tmp
     )
 
 
+def test_a_verifier_is_found_beside_the_recipe_and_its_content_is_identity(folder: Path) -> None:
+    spec = "tasks.0.verifier=check.py:right"
+    assert "check.py:right is not file.py:function with a file in" in mistakes(folder, spec)[0]
+    (folder / "check.py").write_text("def right(text, answer):\n    return True\n")
+    assert "is not file.py:function" in mistakes(folder, "tasks.0.verifier=check.py")[0]
+    before = load_recipe(folder, [spec])
+    assert before.recipe.tasks[0].verifier == f"{folder / 'check.py'}:right"
+    hash_before = before.identity_hash
+    (folder / "check.py").write_text("def right(text, answer):\n    return False\n")
+    assert load_recipe(folder, [spec]).identity_hash != hash_before
+
+
+def test_a_round_trip_needs_its_template(folder: Path) -> None:
+    (folder / "prompts").mkdir()
+    for file in (ROOT / "generation/prompts/chat").iterdir():
+        if file.stem != "round_trip_text":
+            shutil.copy(file, folder / "prompts")
+    assert mistakes(folder, "prompts=prompts", "generation.round_trip=true") == [
+        "  generation.round_trip: the prompt set has no round_trip_text.jinja; write it or leave the check out"
+    ]
+    assert load_recipe(folder, ["generation.round_trip=true"]).recipe.generation.round_trip
+
+
 def test_identity_follows_contents_and_not_places(folder: Path, tmp_path: Path) -> None:
     before = load_recipe(folder)
     moved = shutil.copytree(folder, tmp_path / "moved")
