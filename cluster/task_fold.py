@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from cluster.cell_yield import CellYield
 from cluster.waves import CellStanding, Standing, open_cells
 from generation.config import CurationConfig, GenerationConfig
-from generation.curation.balance import even_shares
 from generation.curation.fold import CausalFold
 from generation.dataset_tally import Oracle, TruthCount
 from generation.instances.flow import seen_key
@@ -80,8 +79,7 @@ class TaskFold:
         """Forget everything; what was seen is not what is visible."""
         work = self.work
         inputs = work.evaluation_inputs
-        even = even_shares(work.kinds)
-        self.fold = CausalFold(self._curation, work.task, inputs, self.target, self._sealed_targets, even)
+        self.fold = CausalFold(self._curation, work.task, inputs, self.target, self._sealed_targets, work.kinds)
         self.count = 0
         self.digest = ""
         self.flows = 0

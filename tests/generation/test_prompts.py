@@ -79,7 +79,7 @@ def test_no_template_of_the_default_set_is_left_without_a_user():
     folder = Path(CHAT.folder)
     used = {"draft_prefix", "draft_text", "answer_prefix", "answer_text", "student", "student_answer"}
     used |= {f"mine_{level}" for level in ("task", "skill", "instance", "error")}
-    used |= {"cause", "rewrite_group", "contradict"}
+    used |= {"cause", "rewrite_group", "contradict", "round_trip_text"}
     for template in folder.glob("*.jinja"):
         used |= set(re.findall(r'include "(\w+)\.jinja"', template.read_text()))
     assert {template.stem for template in folder.glob("*.jinja")} == used
