@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from generation.config import AnswerConfig, TaskConfig
+from generation.config import AnswerConfig, GenerationConfig, TaskConfig
 from generation.engines.base import Completion, Request, Sampling
 from generation.flows import FlowCall
+from generation.instances.flow import InstanceContext, write_instance
+from generation.instances.plan import Bundle, Cell, FlowPlan, PlanRecord, unit_id
 from generation.instances.round_trip import GAP, hide, recover
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import Row
@@ -69,3 +71,17 @@ def test_a_completion_that_did_not_end_finds_nothing(finish: str) -> None:
 
 def test_an_input_with_nothing_to_hide_costs_nothing() -> None:
     assert found_again("Is it nothing?", saying(), CHOICE) == (True, [])
+
+
+@pytest.mark.parametrize(("filled", "ending"), [("3", ("instance", "")), ("4", ("rejection", "round_trip"))])
+def test_an_accepted_row_goes_the_round_trip_where_the_recipe_says_so(filled: str, ending: tuple[str, str]) -> None:
+    said = {"draft": "<input>Tom has 3 pears and as many again</input>", "answer": "<answer>6</answer>"}
+    task = Task(TaskConfig(name="t", description="Add.", answer=NUMBER, seeds="x"), ())
+    context = InstanceContext("run", {"t": task}, CHAT, GenerationConfig(accepted_rows=1, round_trip=True), "model")
+    record = PlanRecord(0, "t", 0, Bundle("b", (), "D:", "A:"), (Cell("c", "DRAFT"),), 1, 1, (1,))
+    pool = LocalPool(lambda request: said.get(request.stage, f"<answer>{filled}</answer>"))
+    (result,) = pool.ask(
+        [FlowCall("k", write_instance, (FlowPlan(unit_id(0, 0), 0, record.cells[0]), record, context))]
+    )
+    assert (result.value.status, result.value.stage) == ending
+    assert result.by_stage["round_trip"]["requests"] == 3
