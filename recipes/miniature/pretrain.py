@@ -1,4 +1,4 @@
-"""Trains one of the miniature's two models from scratch: `python -m recipes.miniature.pretrain small`.
+"""Trains one of the miniature's two models: `python -m recipes.miniature.pretrain small`.
 
 Everything follows from the seed, the number of steps and the number of threads; the log it writes is committed beside the weights.
 """
@@ -127,10 +127,10 @@ def optimizers(model: LlamaForCausalLM, peak: float) -> list[torch.optim.Optimiz
     ]
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up over 200 steps, constant, then linear to 2 % over the last 40 % of the steps."""
-    decay = min(1.0, (steps - step) / (0.4 * steps))
-    return peak * min(1.0, (step + 1) / 200) * max(0.02, decay)
+def learning_rate(step: int, steps: int, peak: float, annealing: float = 0.4) -> float:
+    """Warm-up over 200 steps (or a twentieth of them all), constant, then linear to 2 % over the last share `annealing` of the steps."""
+    decay = min(1.0, (steps - step) / (annealing * steps))
+    return peak * min(1.0, (step + 1) / min(200, steps / 20)) * max(0.02, decay)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -141,18 +141,26 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-def train(name: str, steps: int, threads: int, folder: Path) -> None:
-    """Train one model and write it with its log to `folder`."""
-    torch.set_num_threads(threads)
+def train(name: str, steps: int, start: Path | None, folder: Path) -> None:
+    """Train one model and write it with its log to `folder`.
+
+    Args:
+        name: `small` or `large`.
+        steps: Optimizer steps.
+        start: Weights to anneal: the rate falls from the first step on, and the documents are others. None: from scratch.
+        folder: Where the model goes.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    model = build_model(SHAPES[name], tokenizer)
+    model = LlamaForCausalLM.from_pretrained(start, dtype="float32") if start else build_model(SHAPES[name], tokenizer)
+    annealing, data_seed = (1.0, 2) if start else (0.4, 1)
     steppers = optimizers(model, PEAK_LEARNING_RATES[name])
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with (folder / "pretrain.jsonl").open("w") as log:
-        for step, batch in zip(range(steps), batches(1, MIXES[name], tokenizer), strict=False):
-            loss = train_step(model, steppers, batch, learning_rate(step, steps, PEAK_LEARNING_RATES[name]))
+    with (folder / ("anneal.jsonl" if start else "pretrain.jsonl")).open("w") as log:
+        for step, batch in zip(range(steps), batches(data_seed, MIXES[name], tokenizer), strict=False):
+            rate = learning_rate(step, steps, PEAK_LEARNING_RATES[name], annealing)
+            loss = train_step(model, steppers, batch, rate)
             if (step + 1) % 50 == 0:
                 seconds = time.monotonic() - started
                 log.write(json.dumps({"step": step + 1, "loss": round(loss, 4), "seconds": round(seconds, 1)}) + "\n")
@@ -186,9 +194,11 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(SHAPES))
     parser.add_argument("--steps", type=int, default=6000, help=f"steps of {ROWS_PER_STEP * ROW_TOKENS} tokens")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--anneal", type=Path, metavar="FOLDER", help="start from these weights and let the rate fall")
     parser.add_argument("--out", type=Path, default=Path("recipes/miniature/models"))
     arguments = parser.parse_args()
-    train(arguments.model, arguments.steps, arguments.threads, arguments.out / arguments.model)
+    torch.set_num_threads(arguments.threads)
+    train(arguments.model, arguments.steps, arguments.anneal, arguments.out / arguments.model)
 
 
 if __name__ == "__main__":
