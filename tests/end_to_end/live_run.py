@@ -102,9 +102,9 @@ class LiveRun:
 
 
 @contextmanager
-def live_run(recipe: Path, overrides: list[str], folder: Path) -> Iterator[LiveRun]:
+def live_run(recipe: Path, overrides: list[str], folder: Path, command: str = "run") -> Iterator[LiveRun]:
     """A run of a recipe; nothing that it started is left alive afterwards."""
-    run = LiveRun([PSI, "run", str(recipe), *overrides, f"run.output={folder}"], folder)
+    run = LiveRun([PSI, command, str(recipe), *overrides, f"run.output={folder}"], folder)
     try:
         yield run
     finally:
