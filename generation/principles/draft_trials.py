@@ -19,7 +19,7 @@ from generation.principles.cluster_seeds import Vectors, embed
 from generation.principles.model import Principle, normalise
 from generation.principles.placebo import nearest_placebo
 from generation.principles.search import Search, Trials
-from generation.principles.utility import Floats, covered, novelty, paired, unpaired, usual_similarity
+from generation.principles.utility import Floats, covered, lengths_covered, novelty, paired, unpaired, usual_similarity
 from generation.rows import Row
 from generation.task import Seed, Task
 
@@ -61,15 +61,15 @@ class DraftTrials:
         """The principle with what changes from the drafts with the placebo to those with it; None where there is nothing to compare."""
         ours, theirs, rng_seed = _key(principle), _key(placebo), self.search.rng_seed
         new = [novelty(view.drafts[key], view.seeds) for key in (ours, theirs)]
-        held_out = view.of_seeds(self.held_out((principle,)))
-        near = [covered(held_out, view.drafts[key], view.near) for key in (ours, theirs)]
+        held_out = self.held_out((principle,))
+        near = [view.coverage(held_out, key) for key in (ours, theirs)]
         parsed, kept = ([_share(view.rows[key], mark) for key in (ours, theirs)] for mark in (_parsed, _kept))
         return replace(
             principle,
             parse_delta=unpaired(parsed[0], parsed[1], rng_seed),
             yield_delta=unpaired(kept[0], kept[1], rng_seed),
             novelty_delta=unpaired(new[0], new[1], rng_seed) if min(map(len, new)) else None,
-            coverage_delta=paired(near[0], near[1], rng_seed) if len(near[0]) else None,
+            coverage_delta=paired(near[0], near[1], rng_seed) if held_out else None,
         )
 
     def _calls(self, number: int, principle: Principle, size: int) -> list[FlowCall]:
@@ -121,9 +121,12 @@ class _View:
         drafts = dict(zip(inputs, np.split(rest, ends[:-1]), strict=True))
         return _View(rows, drafts, seeds, places, usual_similarity(seeds))
 
-    def of_seeds(self, seeds: Sequence[Seed]) -> Vectors:
-        """Their vectors."""
-        return self.seeds[[self.places[seed.seed_id] for seed in seeds]]
+    def coverage(self, seeds: Sequence[Seed], key: str) -> Floats:
+        """How well the drafts of a principle cover each seed: half for a draft as near in wording as seeds are, half for one as long."""
+        vectors = self.seeds[[self.places[seed.seed_id] for seed in seeds]]
+        wording = covered(vectors, self.drafts[key], self.near)
+        texts = [row.input for row in self.rows[key] if row.input]
+        return (wording + lengths_covered([seed.input for seed in seeds], texts).astype(np.float64)) / 2
 
 
 def _share(rows: Sequence[Row], mark: Callable[[Row], bool]) -> Floats:

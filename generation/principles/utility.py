@@ -16,6 +16,7 @@ TOKEN_PRICE = 0.01
 
 NORMAL_95 = 1.96
 """Half the width of a 95 % interval in standard errors."""
+LENGTH_SLACK = 0.1
 ROUNDING = 1e-5
 """Of cosines in float32: equal texts count as equal."""
 
@@ -23,13 +24,13 @@ Rights = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-def paired(ours: Rights, theirs: Rights, rng_seed: int) -> Estimate:
-    """The difference of two shares on the same items."""
-    difference = ours.astype(np.int64) - theirs.astype(np.int64)
-    shares = np.array([(difference == step).mean() for step in (-1, 0, 1)])
-    # To draw n of n paired items with replacement is to draw the counts of worse, equal and better ones from a multinomial.
-    drawn = np.random.default_rng(rng_seed).multinomial(len(difference), shares, BOOTSTRAP_SAMPLES)
-    return _estimate(float(difference.mean()), (drawn[:, 2] - drawn[:, 0]) / len(difference), len(difference))
+def paired(ours: Rights | Floats, theirs: Rights | Floats, rng_seed: int) -> Estimate:
+    """The difference of the means of two values of the same items."""
+    difference = ours.astype(np.float64) - theirs.astype(np.float64)
+    steps, counts = np.unique(difference, return_counts=True)
+    # To draw n of n paired items with replacement is to draw the counts of equal differences from a multinomial.
+    drawn = np.random.default_rng(rng_seed).multinomial(len(difference), counts / len(difference), BOOTSTRAP_SAMPLES)
+    return _estimate(float(difference.mean()), drawn @ steps / len(difference), len(difference))
 
 
 def unpaired(ours: Floats, theirs: Floats, rng_seed: int) -> Estimate:
@@ -60,6 +61,13 @@ def usual_similarity(seeds: Vectors) -> float:
 def covered(seeds: Vectors, drafts: Vectors, similarity: float) -> Rights:
     """Which seeds have a draft as near as `similarity`, shape (seeds,)."""
     return _largest(seeds @ drafts.T) >= similarity - ROUNDING
+
+
+def lengths_covered(seeds: Sequence[str], drafts: Sequence[str]) -> Rights:
+    """Which seeds have a draft of about their length in characters, at most a tenth longer or shorter, shape (seeds,)."""
+    ours, theirs = (np.array([len(text) for text in texts], dtype=np.float64) for texts in (seeds, drafts))
+    near = np.abs(ours[:, None] - theirs[None, :]) <= LENGTH_SLACK * ours[:, None]
+    return np.asarray(near.any(axis=1))
 
 
 def harms(estimate: Estimate | None) -> bool:
