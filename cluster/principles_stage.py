@@ -58,7 +58,8 @@ def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
     for task in run.tasks:
         if large.engine.kind == "http":
             require_allowed(large.engine, task.config)
-    return _mined(run, pools, book, "large", fallback=False)
+    # In a comparison a task without a helpful principle is a finding, and no reason to measure nothing.
+    return _mined(run, pools, book, "large", fallback=run.compares)
 
 
 def _mined(run: OpenRun, pools: StagePools, book: TokenBook, miner: str, fallback: bool) -> list[Principle]:
