@@ -97,7 +97,7 @@ def _measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
     false: list[bool] = []
     for kind, change in stage.kinds.items():
         copies = [change(text, rng) for text in material.originals]
-        fold = CausalFold(stage.config, task, evaluation, 10**6)
+        fold = CausalFold(stage.config, task, [tuple(evaluation)], 10**6)
         fold.fold(_rows(0, before))
         found[kind] = [verdict.stage in stage.found_at for verdict in fold.fold(_rows(1, copies))]
         false = [verdict.stage in stage.found_at for verdict in fold.fold(_rows(2, material.clean))]

@@ -61,7 +61,7 @@ def test_each_planted_row_is_dropped_at_its_stage_and_unrelated_rows_pass() -> N
         ("BADGC", "exact_duplicate"),
         ("one row too many", "overshoot"),
     ]
-    fold = CausalFold(CurationConfig(), make_task(), [EVALUATION], target=4)
+    fold = CausalFold(CurationConfig(), make_task(), [(EVALUATION,)], target=4)
     verdicts = fold.fold(make_rows([(text, "yes") for text, _ in planted]))
     assert stages(verdicts) == [stage for _, stage in planted]
     assert fold.kept == sum(verdict.kept for verdict in verdicts) == 4
@@ -168,8 +168,8 @@ def test_any_split_into_batches_gives_the_same_verdicts(seed: int, cuts: list[in
     config = CurationConfig(max_label_share=share, max_opening_share=share, near_duplicate=0.6)
     task = make_task(labels=("yes", "no"))
     rows = random_rows(seed)
-    whole = CausalFold(config, task, [EVALUATION], target)
-    parts = CausalFold(config, task, [EVALUATION], target)
+    whole = CausalFold(config, task, [(EVALUATION,)], target)
+    parts = CausalFold(config, task, [(EVALUATION,)], target)
     edges = [0, *sorted(cuts), len(rows)]
     verdicts = [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])]
     assert verdicts == whole.fold(rows)
@@ -196,12 +196,12 @@ def test_any_split_between_units_gives_the_same_verdicts_with_all_filters_on(
         )
         for row in random_rows(seed)
     ]
-    whole = CausalFold(config, task, [EVALUATION], target, (), KINDS)
-    parts = CausalFold(config, task, [EVALUATION], target, (), KINDS)
+    whole = CausalFold(config, task, [(EVALUATION,)], target, (), KINDS)
+    parts = CausalFold(config, task, [(EVALUATION,)], target, (), KINDS)
     edges = [0, *sorted(4 * cut for cut in cuts), len(rows)]
     assert [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])] == whole.fold(rows)
     assert parts.counts == whole.counts
-    larger = CausalFold(config, task, [EVALUATION], target + 7, [target], KINDS)
+    larger = CausalFold(config, task, [(EVALUATION,)], target + 7, [target], KINDS)
     kept = [v.row_id for v in larger.fold(rows) if v.kept]
     assert whole.kept < target or len(kept) >= target
 
