@@ -4,7 +4,7 @@ Solve and check principles are tried on seeds, generate principles on instances 
 trials themselves are elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from generation.config import PrinciplesConfig
@@ -28,6 +28,8 @@ EQUAL = 0.5
 UTILITY = "utility:"
 """Start of the reasons that trials give."""
 NONE_HELPED = "support alone, as none helped"
+NO_BETTER = f"{UTILITY} no better than a placebo of its length"
+NOT_BESIDE = "not tried beside the selected ones"
 
 
 def select(
@@ -71,10 +73,9 @@ def reselect(candidates: Sequence[Principle], task: Task, search: Search) -> Tri
     solving = [p for p in open_ones if p.kind != "generate"]
     tried = [p for p in solving if p.solve_gain is not None]
     untried = [p for p in solving if p.solve_gain is None]
-    chosen = (yield from _forward(tried, trials, room)) if trials.possible else []
-    left = [_left(p, chosen, room) for p in tried if p.principle_id not in {c.principle_id for c in chosen}]
-    solved = [*chosen, *left, *untried]
-    if not chosen:
+    chosen = (yield from _forward(tried, trials, room)) if trials.possible else tried
+    solved = [*chosen, *untried]
+    if not any(p.status == "active" for p in chosen):
         solved = _fallen_back(solved, room)
     drafted = _in_turn([p for p in open_ones if p.kind == "generate"], room)
     return [*_first((*solved, *drafted)), *(p for p in again if p.status == "retired")]
@@ -130,22 +131,24 @@ def _by_solving(
     tried = [group[0] for group in groups[:MAX_TRIED]]
     finalists, dropped = yield from halve(tried, len(trials.seeds_for(())), trials.alone)
     finalists = yield from trials.over_placebos(finalists, others)
-    tried = spread_out((*finalists, *dropped), groups)
-    selected = yield from _forward(spread_out(finalists, groups), trials, room)
-    taken = {p.principle_id for p in selected}
-    left = [_left(p, selected, room) for p in tried if p.principle_id not in taken]
-    return [*selected, *left, *_untried(groups[MAX_TRIED:], MAX_TRIED)]
+    chosen = yield from _forward(spread_out(finalists, groups), trials, room)
+    selected = [p for p in chosen if p.status == "active"]
+    left = [_left(p, selected, room) for p in spread_out(dropped, groups)]
+    return [*chosen, *left, *_untried(groups[MAX_TRIED:], MAX_TRIED)]
 
 
 def _forward(candidates: Sequence[Principle], trials: SolveTrials, room: Room) -> Trials[list[Principle]]:
-    """Those that help together, in the order of their selection."""
+    """Those that help together, in the order of their selection, then the others with the reason why not."""
     least, selected = trials.search.config.min_solve_gain, list[Principle]()
-    waiting = [p for p in candidates if not _harm(p)]
+    candidates = [p if _beats_placebo(p, least) else replace(p, reason=NO_BETTER) for p in candidates]
+    waiting = [p for p in candidates if not p.reason and not _harm(p)]
     while True:
         gains = yield from _gains(selected, waiting, trials, room)
         best = _best(waiting, gains, room, least)
         if best is None:
-            return selected
+            tried = {normalise(p.text) for p in waiting if p.principle_id in gains}
+            left = [p for p in candidates if p.principle_id not in {chosen.principle_id for chosen in selected}]
+            return [*selected, *(_left(p, selected, room, tried) for p in left)]
         room.take(best)
         waiting = [p for p in waiting if p is not best]
         said = f"selected: adds {gains[best.principle_id]:.3f} to the accuracy of the bundle"
@@ -157,7 +160,9 @@ def _gains(
 ) -> Trials[dict[str, float]]:
     """Principle id to what it adds to the accuracy of those selected, on seeds that none of them was mined from."""
     said = {normalise(p.text) for p in selected}
-    tried = [p for p in waiting if not room.refusal(p) and normalise(p.text) not in said][:FINALISTS]
+    fitting = [p for p in waiting if not room.refusal(p) and normalise(p.text) not in said]
+    texts = list(dict.fromkeys(normalise(p.text) for p in fitting))[:FINALISTS]  # equal texts are tried once
+    tried = [p for p in fitting if normalise(p.text) in texts]
     before = tuple(selected)
     seeds = {p.principle_id: trials.seeds_for((*before, p)) for p in tried}
     yield from trials.measure([(b, seeds[p.principle_id]) for p in tried for b in (before, (*before, p))])
@@ -213,8 +218,15 @@ def _harm(principle: Principle) -> str:
     return f"{UTILITY} lowers the yield" if harms(principle.yield_delta) else ""
 
 
-def _left(principle: Principle, selected: Sequence[Principle], room: Room) -> Principle:
-    """Why a tried candidate was not selected; one that harms for certain is retired."""
+def _beats_placebo(principle: Principle, least: float) -> bool:
+    """Whether it gains more than its length does; what was tried against no placebo is not held back."""
+    return principle.placebo_gain is None or principle.placebo_gain.value > least
+
+
+def _left(
+    principle: Principle, selected: Sequence[Principle], room: Room, beside: Collection[str] | None = None
+) -> Principle:
+    """Why a tried candidate was not selected; one that harms for certain is retired. `beside`: texts that were tried in the last step."""
     if harm := _harm(principle):
         return replace(principle, status="retired", reason=harm)
     twin = next((p for p in selected if normalise(p.text) == normalise(principle.text)), None)
@@ -222,8 +234,9 @@ def _left(principle: Principle, selected: Sequence[Principle], room: Room) -> Pr
         return replace(principle, reason=f"same text as {twin.principle_id}")
     if principle.solve_gain is not None and principle.solve_gain.value <= 0:
         return replace(principle, reason=f"{UTILITY} no gain alone")
-    nothing_new = f"{UTILITY} adds nothing to those selected"
-    return replace(principle, reason=principle.reason or room.refusal(principle) or nothing_new)
+    tried = beside is None or normalise(principle.text) in beside
+    said = f"{UTILITY} adds nothing to those selected" if tried else NOT_BESIDE
+    return replace(principle, reason=principle.reason or room.refusal(principle) or said)
 
 
 def _untried(groups: Sequence[list[Principle]], most: int) -> list[Principle]:
