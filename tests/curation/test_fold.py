@@ -11,7 +11,7 @@ from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.counts import merge_counts
 from generation.curation.fold import CausalFold, Verdict
 from generation.errors import RecipeError, StorageError
-from generation.instances.plan import Bundle, Cell, unit_id
+from generation.instances.plan import unit_id
 from generation.rows import Row
 from generation.task import Seed, Task
 
@@ -21,11 +21,6 @@ ORIGINAL = (
     "Tom keeps forty bees in a wooden box behind the house and gives them sugar water every second morning while "
     "his sister Mia counts how many of them return before the sun goes down on the hill"
 )
-
-
-KINDS = [
-    (Bundle(f"b{i}", (f"p{i}", f"p{(i + 1) % 3}"), "", ""), (Cell(f"c{i}", ""), Cell(f"d{i}", ""))) for i in range(3)
-]
 
 
 def make_task(labels: tuple[str, ...] = (), seeds: Sequence[str] = (SEED,)) -> Task:
@@ -175,35 +170,6 @@ def test_any_split_into_batches_gives_the_same_verdicts(seed: int, cuts: list[in
     assert verdicts == whole.fold(rows)
     assert parts.counts == whole.counts
     assert whole.counts["overshoot"]["out"] == whole.kept <= target
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.lists(st.integers(0, 15), max_size=6), st.sampled_from([5, 20, 100]))
-def test_any_split_between_units_gives_the_same_verdicts_with_all_filters_on(
-    seed: int, cuts: list[int], target: int
-) -> None:
-    config = CurationConfig(
-        semantic_duplicate=0.7, max_cell_share=0.3, max_principle_share=0.3, max_label_share=0.6, length_factor=1.0
-    )
-    task = make_task(labels=("yes", "no"), seeds=[f"{word} {SEED}" for word in "abcdefghijklm"])
-    rng = Random(seed)
-    rows = [
-        replace(
-            row,
-            cell=rng.choice(["c0", "c1", "c2"]),
-            bundle=rng.choice(["b0", "b1", "b2"]),
-            agreement=rng.choice([0.5, 0.75, 1.0]),
-        )
-        for row in random_rows(seed)
-    ]
-    whole = CausalFold(config, task, [(EVALUATION,)], target, (), KINDS)
-    parts = CausalFold(config, task, [(EVALUATION,)], target, (), KINDS)
-    edges = [0, *sorted(4 * cut for cut in cuts), len(rows)]
-    assert [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])] == whole.fold(rows)
-    assert parts.counts == whole.counts
-    larger = CausalFold(config, task, [(EVALUATION,)], target + 7, [target], KINDS)
-    kept = [v.row_id for v in larger.fold(rows) if v.kept]
-    assert whole.kept < target or len(kept) >= target
 
 
 @settings(max_examples=40, deadline=None)
