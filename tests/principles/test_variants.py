@@ -64,6 +64,16 @@ def test_where_the_left_out_level_was_the_one_that_helped_the_best_supported_sta
     assert "none helped" in chosen.reason
 
 
+def test_of_a_users_own_principles_only_the_level_is_left_out():
+    own = [principle(f"rule {i}", level, model="file", status="active") for i in range(3) for level in CONFIG.levels]
+    chosen, pool = without(own, "skill")
+    assert active(chosen) == ["rule 0", "rule 1", "rule 2"], "whatever the quota, and though nothing was measured"
+    assert {p.level for p in chosen} == {"task"}
+    assert not pool.asked
+    drawn = by_lot(own, CONFIG, 0)
+    assert sorted(p.level for p in drawn if p.status == "active") == ["skill", "task"]
+
+
 def test_a_lot_fills_the_quotas_with_what_passed_the_gates_and_is_the_same_again():
     found = [principle(f"rule {i}", level) for i in range(20) for level in CONFIG.levels]
     found += [principle("leaky", status="retired", reason="leak: a whole seed input")]
