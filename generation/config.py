@@ -183,7 +183,8 @@ class GenerationConfig(Section):
     draft_ramp: tuple[Temperature, Temperature] | None = None
     """Temperature of drafts with no row kept yet, and with all of them, instead of `draft.temperature`."""
     demo_leak: Share = 0.001
-    """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this; 0: never."""
+    """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this, one that repeats
+    their names or odd numbers less often than ten times this; 0: never."""
     round_trip: bool = False
     """Drop accepted rows of which the small model cannot find a hidden number or label again, given the answer: three requests a row."""
     flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
