@@ -159,7 +159,7 @@ class TaskFold:
         self.digest = extend_digest(self.digest, settled)
         self.flows += len(rows)
         for row, verdict in zip(rows, verdicts, strict=True):
-            self._cells.add(row.cell, verdict)
+            self._cells.add(row, verdict)
             self.first_answers.add(row, row.first_answer)
             if not verdict.kept:
                 why = f"{verdict.stage}: {verdict.reason}"

@@ -193,7 +193,7 @@ class GenerationConfig(Section):
     patience_units: Count = 8
     """... over the last so many units of a task."""
     min_novelty: Share = 0.05
-    """A cell gets no more work when less than this share of its rows that pass the filters is new ..."""
+    """A cell gets no more work when less than this share of what it drafts is new, whatever votes say ..."""
     novelty_flows: Count = 256
     """... over its last so many flows, unless it is the last one."""
 
