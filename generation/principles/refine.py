@@ -18,6 +18,8 @@ from generation.principles.search import Search
 from generation.task import Task
 
 REWRITE, CONTRADICT = "rewrite_group", "contradict"
+CONTRADICTS = "contradicts "
+"""Start of the reason of what contradicts another; its id follows."""
 NEAR = 0.35
 """Cosine from which two principles of one kind may speak of the same thing, and so against each other."""
 MAX_PAIRS = 16
@@ -141,5 +143,5 @@ def _judged(found: Sequence[Principle], against: Sequence[tuple[Principle, Princ
     gone: dict[str, str] = {}
     for kept, dropped in against:
         if kept.principle_id not in gone:
-            gone.setdefault(dropped.principle_id, f"contradicts {kept.principle_id}, which has more support")
+            gone.setdefault(dropped.principle_id, f"{CONTRADICTS}{kept.principle_id}, which has more support")
     return [replace(p, status="retired", reason=gone[p.principle_id]) if p.principle_id in gone else p for p in found]

@@ -16,7 +16,7 @@ __all__ = ["by_lot", "placebo", "without_level"]
 
 
 def without_level(tasks: Sequence[Task], found: Sequence[Principle], level: str, search: Search) -> list[Principle]:
-    """The candidates of all tasks, selected anew as if a level had never been asked for; the small model tries new bundles only.
+    """The candidates of all tasks, selected anew as if a level had never been asked for.
 
     Those that a user wrote stay active, as nothing was ever selected among them.
 
@@ -28,10 +28,13 @@ def without_level(tasks: Sequence[Task], found: Sequence[Principle], level: str,
     """
     levels = {name: values for name, values in search.config.levels.items() if name != level}
     fewer = replace(search, config=search.config.model_copy(update={"levels": levels}))
+    gone = {p.principle_id for p in found if p.level == level}
     left = [p for p in found if p.level != level]
     imported = [p for p in left if p.model == IMPORTED]
     mined = [p for p in left if p.model != IMPORTED]
-    trials = [reselect([p for p in mined if p.task == task.name], task, fewer) for task in tasks] if mined else []
+    others = [p for p in (reopened(p, gone) for p in mined) if p.status == "candidate"]
+    own = {task.name: [p for p in mined if p.task == task.name] for task in tasks}
+    trials = [reselect(own[task.name], others, task, fewer, gone) for task in tasks if mined]
     return [*imported, *(p for selected in run_together(trials, search.asks.small) for p in selected)]
 
 

@@ -35,16 +35,19 @@ def gain(value: float) -> Estimate:
     return Estimate(value, value, value, 32)
 
 
-def without(found: list[Principle], level: str) -> tuple[list[Principle], LocalPool]:
+GAINS = {"solve_gain": gain(1), "placebo_gain": gain(1)}
+
+
+def without(found: list[Principle], level: str, task: Task = TASK) -> tuple[list[Principle], LocalPool]:
     pool = LocalPool(small)
     search = Search(CONFIG, GenerationConfig(accepted_rows=8), CHAT, Asks(pool.ask, pool.ask), 0)
-    return without_level([TASK], found, level, search), pool
+    return without_level([task], found, level, search), pool
 
 
 def test_without_a_level_the_others_are_selected_anew():
     found = [
         principle("good one", status="active", solve_gain=gain(1)),
-        principle("good two", "task", reason="utility: adds nothing to those selected", solve_gain=gain(1)),
+        principle("good two", "task", reason="utility: adds nothing to those selected", **GAINS),
         principle("so so", "task", reason="utility: no gain alone", solve_gain=gain(0)),
         principle("harm", "task", status="retired", reason="utility: lowers the accuracy", solve_gain=gain(-1)),
         principle("leaky", "task", status="retired", reason="leak: a whole seed input"),
@@ -56,6 +59,47 @@ def test_without_a_level_the_others_are_selected_anew():
     assert [p.text for p in chosen if p.status == "retired"] == ["harm", "leaky"]
     assert all(p.level == "task" and p.task == "t" for p in chosen)
     assert {request.stage for request in pool.asked} == {"probe"}, "drafts on trial are not written again"
+
+
+def test_without_a_level_no_more_is_searched_than_with_it():
+    found = [
+        principle("good few", "task", reason="utility: not in the better half after 16 probes", solve_gain=gain(1)),
+        principle("good new", "task", reason="not tried: 64 have more support"),
+        principle("finalist", "task", solve_gain=gain(0), placebo_gain=gain(0)),
+        principle("vary few", "task", "generate", yield_delta=Estimate(1, 1, 1, 16)),
+        principle("vary new", "task", "generate"),
+    ]
+    chosen, pool = without([principle("good one"), *found, principle("good all", "task", **GAINS)], "skill")
+    assert active(chosen) == ["good all"]
+    reasons = {p.text: p.reason for p in chosen}
+    assert {reasons[t] for t in ("good few", "good new", "vary few", "vary new")} == {
+        "utility: not tried on all probes"
+    }
+    assert not any("good few" in request.prefix or "good new" in request.prefix for request in pool.asked)
+
+
+def test_what_contradicted_a_principle_of_the_left_out_level_is_tried():
+    head, kept = principle("bad"), principle("good rule", "task", **GAINS)
+    against = [
+        principle(
+            f"good {p.level}", "task", status="retired", reason=f"contradicts {p.principle_id}, which has more support"
+        )
+        for p in (head, kept)
+    ]
+    chosen, _ = without([head, *against, principle("turn it", "task", task="u")], "skill")
+    assert active(chosen) == ["good skill"]
+    assert chosen[0].reason.startswith("selected: adds 1.000")
+    assert [p.text for p in chosen if p.status == "retired"] == ["good task"]
+
+
+def test_with_few_seeds_support_decides_as_it_did():
+    few = Task(TASK.config, TASK.seeds[:4])
+    found = [principle("so so", "task"), principle("vary", "task", "generate", shown=("1",))]
+    (first, second), pool = without(found, "skill", few)
+    assert {first.reason, second.reason} == {
+        "selected by static gate and support alone: 4 seeds are too few to try it on", "quota of level task is full",
+    }  # fmt: skip
+    assert not pool.asked
 
 
 def test_where_the_left_out_level_was_the_one_that_helped_the_best_supported_stand_in():
