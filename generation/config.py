@@ -76,7 +76,7 @@ class TaskConfig(Section):
     fields: FieldsConfig = FieldsConfig()
     verifier: str | None = None
     """`file.py:function` beside the recipe, called with (input, answer) in a process of its own: whether the answer is right, or the
-    right answer. Rows that it does not confirm are dropped."""
+    right answer. Rows that it does not confirm are dropped. The Python files beside it are part of what the run is."""
     privacy: Literal["public", "private"] = "public"
     allowed_endpoints: tuple[str, ...] = ()
     """Hosts (`host` or `host:port`) that may see a private task."""
