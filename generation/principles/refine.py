@@ -37,7 +37,7 @@ def rewrite_groups(
     Args:
         tasks: The tasks.
         merged: Their candidates.
-        gates: By task, what retires a text that fails a gate: then the group keeps its member's.
+        gates: By task, what retires a text that fails a gate: then the group keeps its member's, as where the text is there already.
         search: How principles are looked for.
         journal: Of the run.
     """
@@ -51,10 +51,12 @@ def rewrite_groups(
     found: dict[str, list[Principle]] = {}
     for task in tasks:
         found[task.name] = []
+        ids = {p.principle_id for p in merged[task.name]}
         for principle in merged[task.name]:
             call = calls.get(principle.principle_id)
             new = _rewritten(principle, call.key, completions[call.key], search) if call else None
-            gated = gates[task.name](new) if new is not None else None
+            gated = gates[task.name](new) if new is not None and new.principle_id not in ids else None
+            ids |= {new.principle_id} if new is not None else set()
             found[task.name] += [principle] if gated is None else _in_place(principle, gated)
     return found
 
@@ -102,12 +104,12 @@ def _asked(calls: list[FlowCall], search: Search, journal: Journal) -> dict[str,
 
 
 def _rewritten(head: Principle, call: str, completion: Completion, search: Search) -> Principle | None:
-    """The group's principle in its new words; None where the answer holds none, or the words that it had."""
+    """The group's principle in its new words; None where the answer holds none."""
     match = search.prompts.pattern("principle").search(completion.text.strip())
     text = " ".join(match["text"].split()) if match else ""
-    new = principle_id(head.task, head.level, head.kind, text)
-    if not text or new == head.principle_id:
+    if not text:
         return None
+    new = principle_id(head.task, head.level, head.kind, text)
     return replace(head, principle_id=new, text=text, template=REWRITE, calls=(*head.calls, call))
 
 

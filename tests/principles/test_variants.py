@@ -149,8 +149,10 @@ def test_a_placebo_is_another_tasks_principle_of_the_same_level_kind_and_length(
 
 
 def test_a_run_with_one_task_gets_its_own_words_in_another_order():
-    own = principle("read the question first", status="active")
+    own = principle("read the question first", status="active", when="it asks for a number")
     (found,) = placebo({"t": [own]}, "t", 0)
     assert sorted(found.text.split()) == sorted(own.text.split())
     assert found.text != own.text
+    assert sorted(found.when.split()) == sorted(own.when.split())
+    assert found.when != own.when
     assert found.reason == "placebo: from its own words in another order"
