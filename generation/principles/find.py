@@ -89,7 +89,8 @@ def _mined(tasks: Sequence[Task], search: Search, journal: Journal) -> dict[str,
 
 
 def _leaks(task: Task, search: Search) -> LeakIndex:
-    return index_seeds(task.seeds, search.config.leak_ngram, " ".join((task.description, *task.labels)))
+    general, private = " ".join((task.description, *task.labels)), task.config.privacy == "private"
+    return index_seeds(task.seeds, search.config.leak_ngram, general, private=private)
 
 
 def _gated(search: Search, leaks: LeakIndex, candidate: Principle) -> Principle:
