@@ -219,10 +219,12 @@ class CurationConfig(Section):
     decontaminate_ngram: Count = 13
     """Words in a row shared with an evaluation input that drop a row; shorter inputs must not be equal or contained."""
     max_label_share: Share = 1.0
-    """Largest share of one label among a task's rows."""
+    """Largest share of one label among a task's rows. Off, as are all four: 0.1, say, needs ten labels. What a cap forbids is generated
+    in vain, and a target that it cannot fill ends the run."""
     max_opening_share: Share = 1.0
-    """Largest share of one opening (first three words) among a task's rows."""
+    """Largest share of one opening (first three words) among a task's rows. Inputs of fixed wording all have the same."""
     max_cell_share: Share = 1.0
-    """Largest share of one cell among a task's rows; never less than its even share of the plan."""
+    """Largest share of one cell among a task's rows; never less than its even share of the plan. At that share, every
+    cell must yield as much as the others."""
     max_principle_share: Share = 1.0
     """Largest share of one principle among a task's rows, but for those of every bundle; never less than an even share of the bundles."""

@@ -102,6 +102,12 @@ def test_an_opening_may_fill_its_share_only_and_short_inputs_have_none() -> None
     assert not any(stages(fold.fold(make_rows([(word, "yes") for word in "abcdefgh"]))))
 
 
+def test_without_caps_a_task_of_fixed_wording_and_one_label_fills_its_target() -> None:
+    fold = CausalFold(CurationConfig(), make_task(), [], target=8)
+    fold.fold(make_rows([(f"How many letters are in {word * 5}", "yes") for word in "abcdefgh"]))
+    assert fold.kept == 8
+
+
 def test_a_cap_that_no_dataset_can_obey_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"max_label_share = 0\.3"):
         CausalFold(CurationConfig(max_label_share=0.3), make_task(labels=("a", "b", "c")), [], target=10)
