@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 from generation.config import AnswerConfig, GenerationConfig, LevelConfig, PrinciplesConfig, TaskConfig
 from generation.engines.base import Request
@@ -35,7 +36,7 @@ def gain(value: float) -> Estimate:
     return Estimate(value, value, value, 32)
 
 
-GAINS = {"solve_gain": gain(1), "placebo_gain": gain(1)}
+GAINS: dict[str, Any] = {"solve_gain": gain(1), "placebo_gain": gain(1)}
 
 
 def without(found: list[Principle], level: str, task: Task = TASK) -> tuple[list[Principle], LocalPool]:
