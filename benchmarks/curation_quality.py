@@ -1,7 +1,8 @@
 """What curation finds: recall of each stage on planted copies by kind, and how many unrelated texts of the same source it drops.
 
 Planted are changed copies of evaluation inputs (contamination), of seeds (copy) and of earlier rows (duplicate; semantic is the opt-in
-stage without near duplicates), and damaged texts (bounds). All rows go through the same fold as in a run. Precision is that of a
+stage without near duplicates), and damaged texts (bounds); they go through the same fold as in a run. Changed copies of
+demonstrations (demo_leak) meet the blacklist of a bundle that shows three texts, one bundle after the other. Precision is that of a
 stage that sees as many unrelated texts as copies of all kinds. The ratio is what looking closer than for equal inputs is worth.
 """
 
@@ -16,8 +17,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.support.planted import KINDS, sources
-from generation.config import AnswerConfig, CurationConfig, TaskConfig
+from generation.config import AnswerConfig, CurationConfig, GenerationConfig, TaskConfig
 from generation.curation.fold import CausalFold
+from generation.instances.demo_leak import find_demo_leak
+from generation.instances.plan import Bundle
 from generation.rows import Row, row_id
 from generation.task import Seed, Task
 
@@ -25,6 +28,8 @@ PLAIN = CurationConfig(length_factor=None)
 SEMANTIC = CurationConfig(length_factor=None, near_duplicate=None, semantic_duplicate=0.9)
 BOUNDS = CurationConfig()
 _NUM_SEEDS = 60
+_SHOWN = 3
+_MAX_BUNDLES = 40
 _DAMAGES: Mapping[str, Callable[[str, random.Random], str]] = {
     "looping": lambda text, _: f"{text} {text} {text}",
     "foreign script": lambda text, _: "".join(chr(0x430 + ord(c) % 32) if c.isalpha() else c for c in text),
@@ -85,10 +90,12 @@ def measure(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     half = (len(texts) - _NUM_SEEDS) // 2
     assert half > 0, "a source needs more than the seeds"
     material = Material(texts[:_NUM_SEEDS], texts[_NUM_SEEDS : _NUM_SEEDS + half], texts[_NUM_SEEDS + half :])
-    return {name: _measure_stage(stage, material) for name, stage in STAGES.items()}
+    measured = {name: measure_stage(stage, material) for name, stage in STAGES.items()}
+    return measured | {"demo_leak": _measure_demo_leak(material)}
 
 
-def _measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
+def measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
+    """One stage; unrelated texts are shown to it after the copies of each kind."""
     rng = random.Random(2)
     task = _task([*material.seeds, *(material.originals if stage.as_seeds else ())])
     evaluation = material.originals if stage.as_evaluation else ()
@@ -97,10 +104,29 @@ def _measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
     false: list[bool] = []
     for kind, change in stage.kinds.items():
         copies = [change(text, rng) for text in material.originals]
-        fold = CausalFold(stage.config, task, evaluation, 10**6)
+        fold = CausalFold(stage.config, task, [tuple(evaluation)], 10**6)
         fold.fold(_rows(0, before))
         found[kind] = [verdict.stage in stage.found_at for verdict in fold.fold(_rows(1, copies))]
-        false = [verdict.stage in stage.found_at for verdict in fold.fold(_rows(2, material.clean))]
+        false += [verdict.stage in stage.found_at for verdict in fold.fold(_rows(2, material.clean))]
+    return _figures(found, false, material)
+
+
+def _measure_demo_leak(material: Material) -> dict[str, Any]:
+    """The last texts of `originals` that do not fill a bundle, and those beyond the last bundle, are left out."""
+    rng, chance = random.Random(2), GenerationConfig(accepted_rows=1).demo_leak
+    found: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    false: list[bool] = []
+    for first in range(0, len(material.originals) - _SHOWN + 1, _SHOWN)[:_MAX_BUNDLES]:
+        shown = material.originals[first : first + _SHOWN]
+        bundle = Bundle("b", (), "\n".join(["Write one input.", *shown]), "")
+        leak = find_demo_leak(_task([*material.seeds, *shown]), bundle, chance)
+        for kind, change in KINDS.items():
+            found[kind] += [leak.reason(change(text, rng)) is not None for text in shown]
+        false += [leak.reason(text) is not None for text in material.clean]
+    return _figures(found, false, material)
+
+
+def _figures(found: Mapping[str, list[bool]], false: Sequence[bool], material: Material) -> dict[str, Any]:
     every = [hit for hits in found.values() for hit in hits]
     recall, wrong = fmean(every), fmean(false)
     return {
@@ -108,7 +134,7 @@ def _measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
         "recall_of_all": round(recall, 4),
         "precision": round(recall / (recall + wrong), 4) if recall else None,
         "unrelated_dropped": round(wrong, 4),
-        "copies_of_each_kind": len(material.originals),
+        "copies_of_each_kind": len(every) // len(found),
         "unrelated": len(material.clean),
         "equal": round(1 / len(found), 4),
     }

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from cluster.waves import CellStanding
 from generation.curation.fold import Verdict
+from generation.instances.flow import SEEN_STAGE
+from generation.rows import Row
 
 
 class CellYield:
@@ -18,21 +20,25 @@ class CellYield:
     def __init__(self, cells: Iterable[str], window: int) -> None:
         self._last: dict[str, deque[str]] = {cell: deque(maxlen=window) for cell in cells}
 
-    def add(self, cell: str, verdict: Verdict) -> None:
-        """One more flow of a cell was folded; a cell that is not of the plan any more is passed over."""
-        if cell in self._last:
-            self._last[cell].append(_outcome(verdict))
+    def add(self, row: Row, verdict: Verdict) -> None:
+        """One more flow was folded; one of a cell that is not of the plan any more is passed over."""
+        if row.cell in self._last:
+            self._last[row.cell].append(_outcome(row, verdict))
 
     def standings(self) -> dict[str, CellStanding]:
         """How each cell stands."""
         return {cell: _standing(Counter(last)) for cell, last in self._last.items()}
 
 
-def _outcome(verdict: Verdict) -> str:
+def _outcome(row: Row, verdict: Verdict) -> str:
     if verdict.kept or verdict.stage == "overshoot":
         return "new"
-    return "repeated" if "duplicate" in verdict.stage else "dropped"
+    if verdict.stage == SEEN_STAGE:
+        return "seen"
+    if "duplicate" in verdict.stage:
+        return "repeated"
+    return "failed" if row.input else "no draft"
 
 
 def _standing(outcomes: Counter[str]) -> CellStanding:
-    return CellStanding(outcomes.total(), outcomes["new"], outcomes["repeated"])
+    return CellStanding(outcomes.total(), *(outcomes[name] for name in ("new", "repeated", "seen", "failed")))

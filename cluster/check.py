@@ -40,7 +40,9 @@ def check_recipe(path: Path, overrides: Sequence[str]) -> str:
     principles_file = loaded.recipe.principles.from_file
     if principles_file:
         try:
-            principles = load_principles(principles_file, [task.name for task in loaded.recipe.tasks])
+            principles = load_principles(
+                principles_file, [task.name for task in loaded.recipe.tasks], list(loaded.recipe.principles.levels)
+            )
         except RecipeError as error:
             problems.append(str(error))
     models = _models(loaded.recipe, problems)

@@ -137,16 +137,10 @@ def compare(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     The same run folder as `psi run`, more arms, several training seeds; ends with contrasts and their intervals in compare.md.
     """
-    from cluster.compare import build_compare
-    from cluster.compare_text import compare_table
     from cluster.driver import run_all
     from cluster.recipe import compared, load_recipe
-    from cluster.report import build_report
 
-    store = run_all(compared(load_recipe(recipe, overrides or [])), compares=True)
-    result = build_compare(store)
-    build_report(store)  # once more, now with the contrasts
-    typer.echo(compare_table(result))
+    run_all(compared(load_recipe(recipe, overrides or [])), compares=True)
 
 
 @app.command()

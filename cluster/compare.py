@@ -11,7 +11,7 @@ from cluster.compare_items import Answered, read_answers
 from cluster.compare_text import compare_page
 from cluster.energy_report import energy_of
 from cluster.report_data import gather
-from cluster.report_files import RunFiles, moment, number, open_run
+from cluster.report_files import RunFiles, moment, number, open_run, read_object
 from cluster.report_tokens import arm_tokens
 from generation.arms import arm_spec, in_reading_order
 from generation.bootstrap import (
@@ -36,6 +36,9 @@ CLAIMED = ("direct", "placebo", "small-written", "large")
 """Arms whose contrast with psi is listed also where it was not measured: the paper's claim, and what could explain it otherwise."""
 
 SIGNIFICANT = 0.05
+
+LEFT_OUT = "left-out"
+"""Folder of a run with the reason of each arm that a comparison went on without."""
 
 
 def build_compare(run: Store) -> dict[str, Any]:
@@ -125,7 +128,8 @@ def _end(facts: Mapping[str, Any]) -> float | None:
 
 def _arm(files: RunFiles, report: Mapping[str, Any], arm: str, compared: _Compared) -> dict[str, Any]:
     spec, summary = arm_spec(arm), files.summaries.get(arm, {})
-    facts: dict[str, Any] = {"meaning": spec.meaning, "missing": _missing(arm, summary, compared.answers)}
+    left_out = str(read_object(files.run, f"{LEFT_OUT}/{arm}.json").get("reason", ""))
+    facts: dict[str, Any] = {"meaning": spec.meaning, "missing": _missing(arm, summary, compared, left_out)}
     facts |= _scores(arm, compared)
     if spec.trained:
         facts |= {"rows": report["arms"][arm]["rows"], "steps": report["training"][arm]["steps"]}
@@ -135,10 +139,12 @@ def _arm(files: RunFiles, report: Mapping[str, Any], arm: str, compared: _Compar
     return facts
 
 
-def _missing(arm: str, summary: Mapping[str, Any], answers: Answered) -> list[str]:
+def _missing(arm: str, summary: Mapping[str, Any], compared: _Compared, left_out: str) -> list[str]:
     """What of an arm is not there, in words."""
-    missing = [answers.why_not[arm]] if arm in answers.why_not else []
-    return missing + (["no sealed dataset"] if arm_spec(arm).trained and not summary else [])
+    missing = [compared.answers.why_not[arm]] if arm in compared.answers.why_not else []
+    if arm_spec(arm).trained and not summary:
+        missing.append(f"no sealed dataset{f': {left_out}' if left_out else ''}")
+    return missing
 
 
 def _scores(arm: str, compared: _Compared) -> dict[str, Any]:
@@ -197,16 +203,21 @@ def _contrast(other: str, found: Contrast, p_holm: float, rights: Mapping[str, R
         "p_holm": p_holm,
         "tasks_above": sum(above),
         "tasks": len(above),
-        "reading": reading(other, found.difference, p_holm),
+        "reading": reading(other, found.difference, p_holm, _models(other, rights)),
     }
 
 
-def reading(other: str, difference: Estimate, p_holm: float) -> str:
-    """A contrast in a sentence."""
+def _models(arm: str, rights: Mapping[str, Rights]) -> int:
+    return len(next(iter(rights[arm].values()))) if arm_spec(arm).trained else 0
+
+
+def reading(other: str, difference: Estimate, p_holm: float, models: int) -> str:
+    """A contrast in a sentence; `models` is how many of the other arm's were trained, 0 where it trains none."""
     points = f"{FOCUS} minus {other} is {100 * difference.value:+.1f} points"
     if difference.covers_zero:
         return f"{points}, and the interval covers 0: no difference was shown."
     side, better = ("above", FOCUS) if difference.low > 0 else ("below", other)
     if p_holm > SIGNIFICANT:
         return f"{points}; the interval is {side} 0, but corrected for the number of arms no difference was shown."
-    return f"{points}, and the interval is {side} 0: {better} was better."
+    once = "" if models != 1 else " in one training of it, so that chance in training is not excluded"
+    return f"{points}, and the interval is {side} 0: {better} was better{once}."

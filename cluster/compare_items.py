@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.report_files import read_metrics
+from cluster.report_files import read_metrics, read_object
 from generation.bootstrap import Rights
 from generation.storage import Store
 
@@ -56,16 +56,26 @@ def read_answers(run: Store, arms: Sequence[str], reference: str) -> Answered:
 
 
 def _seeds(run: Store, arm: str) -> list[_Seed]:
-    """Results of each training seed; empty where the first one was not evaluated."""
+    """Results of each training seed that the recipe asks for; empty where the first one was not evaluated.
+
+    A model of rows that were sealed before the dataset grew is another arm's business: it is left out.
+    """
     pattern = re.compile(rf"{re.escape(arm)}(?:\.seed-(\d+))?-items\.jsonl")
     names = {int(match[1] or 0): name for name in run.names("evaluation") if (match := pattern.fullmatch(name))}
     if 0 not in names:
         return []
-    files = [read_metrics(run, f"evaluation/{names[number]}") for number in sorted(names)]
+    wanted = read_object(run, "recipe.json").get("recipe", {}).get("compare", {}).get("training_seeds", len(names))
+    numbers = [n for n in sorted(names) if n < wanted and _dataset(run, arm, n) == _dataset(run, arm, 0)]
+    files = [read_metrics(run, f"evaluation/{names[number]}") for number in numbers]
     return [
         _Seed([(item["task"], item["input"], item["gold"]) for item in items], [item["right"] for item in items])
         for items in files
     ]
+
+
+def _dataset(run: Store, arm: str, number: int) -> str | None:
+    """Digest of the rows that a model was trained on."""
+    return read_object(run, f"stages/train-{arm}{f'.seed-{number}' if number else ''}.json").get("dataset")
 
 
 def _by_task(seeds: Sequence[_Seed]) -> dict[str, NDArray[np.bool_]]:

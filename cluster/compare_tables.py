@@ -128,7 +128,6 @@ def _carbon(energy: Mapping[str, Any]) -> str:
 def _against_large(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return ["Energy ratio to `large`: not measured."]
-    even = found["break_even_rows"]
     few = (
         ""
         if found["enough_drafts"]
@@ -136,12 +135,23 @@ def _against_large(found: Mapping[str, Any] | None) -> list[str]:
     )
     equal = found["equal_accuracy"]
     return [
-        f"Energy ratio to `large`: {figure(found['ratio'])} ({found['method']}); break-even: "
-        f"{even if isinstance(even, str) else f'{count(even)} rows'}.",
-        f"That is {figure(found['psi_joules'])} J for psi's principles and {count(found['rows'])} rows against "
-        f"{figure(found['large_joules'])} J for as many rows of the large model, each with its own yield; with one start of each engine "
-        f"the ratio is {figure(found['ratio_with_starts'])}. At equal accuracy: {equal['status']}.{few}",
+        f"Energy ratio to `large`: {figure(found['ratio'])} ({found['method']}), break-even at {_rows(found['break_even_rows'])}; with one "
+        f"start of each engine counted: {figure(found['ratio_with_starts'])}, break-even at {_rows(found['break_even_rows_with_starts'])}.",
+        f"The first is {figure(found['psi_joules'])} J for psi's principles and {count(found['rows'])} rows against "
+        f"{figure(found['large_joules'])} J for as many rows of the large model, each with its own yield. "
+        f"At equal accuracy: {equal['status']} (psi minus large {_points(equal)}).{few}",
     ]
+
+
+def _rows(even: float | str | None) -> str:
+    return even if isinstance(even, str) else NOT_MEASURED if even is None else f"{count(even)} rows"
+
+
+def _points(equal: Mapping[str, Any]) -> str:
+    if equal["difference"] is None:
+        return NOT_MEASURED
+    low, high = equal["ci95"]
+    return f"{100 * equal['difference']:+.1f} points, [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def token_lines(tokens: Mapping[str, Mapping[str, Any]]) -> str:

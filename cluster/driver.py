@@ -7,6 +7,8 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from cluster.compare import LEFT_OUT, build_compare
+from cluster.compare_text import compare_table
 from cluster.energy_book import EnergyBook
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
@@ -27,7 +29,7 @@ from generation.dataset import DATASET_FOLDER
 from generation.errors import GaveUpError, RunLockedError, YieldError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.seeds import load_evaluation
-from generation.storage import Store
+from generation.storage import Store, json_bytes
 from generation.task import Task
 
 LOCK_POLL_SECONDS = 1.0
@@ -41,7 +43,7 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
     Args:
         loaded: The recipe.
         stages: Some of `STAGES`.
-        compares: Train headline arms from several training seeds.
+        compares: Train headline arms from several training seeds, and compare all arms at the end.
 
     Returns:
         The run folder.
@@ -53,8 +55,11 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
             with _opened(loaded, line, patience) as run:
                 _run_stages(replace(run, compares=compares), stages)
+        if compares:
+            line.say(compare_table(build_compare(store)))
         if "report" in stages:
             build_report(store)
+        if "report" in stages and not compares:
             line.say(summary_table(read_report(store)))
         _refuse_given_up(store)
         return store
@@ -159,6 +164,7 @@ def _prepared(run: OpenRun, arm: ArmSpec, stages: Sequence[str], pools: StagePoo
     except YieldError as error:
         if not run.compares or arm.name == "psi":
             raise
+        run.store.replace(f"{LEFT_OUT}/{arm.name}.json", json_bytes({"reason": str(error).splitlines()[0]}))
         run.line.say(f"arm {arm.name} is left out of the comparison: {error}")
         return False
     return True

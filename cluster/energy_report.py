@@ -18,6 +18,7 @@ from generation.storage import Store
 UNITS = {
     "accepted_share": "share of 1",
     "break_even_rows": "rows",
+    "break_even_rows_with_starts": "rows",
     "core_seconds": "core-seconds",
     "g_per_kwh": "g CO2e/kWh",
     "grams": "g CO2e",
@@ -136,11 +137,11 @@ def _against_large(
         return None
     rows = small["accepted"]
     psi_joules, large_joules = principles + per_small * rows, per_large * rows
-    even = break_even_rows(principles, per_large, per_small)
     loads = {pool: _start(files, ledger, config, pool) for pool in ("large", "small")}
-    started = None
+    started = even_started = None
     if loads["large"] is not None and loads["small"] is not None:
         started = (psi_joules + loads["large"] + loads["small"]) / (large_joules + loads["large"])
+        even_started = _break_even(principles + loads["small"], per_large, per_small)
     return {
         "rows": rows,
         "psi_joules": psi_joules,
@@ -149,7 +150,8 @@ def _against_large(
         "saved_joules": large_joules - psi_joules,
         "saved_share": 1 - psi_joules / large_joules,
         "ratio_with_starts": started,
-        "break_even_rows": NEVER if math.isinf(even) else even,
+        "break_even_rows": _break_even(principles, per_large, per_small),
+        "break_even_rows_with_starts": even_started,
         "psi_joules_per_accepted": per_small,
         "large_joules_per_accepted": per_large,
         "large_accepted_share": large["accepted_share"],
@@ -158,6 +160,11 @@ def _against_large(
         "method": large["method"] if large["method"] == small["method"] else "mixed",
         "equal_accuracy": _equal_accuracy(files),
     }
+
+
+def _break_even(fixed: float, per_large: float, per_small: float) -> float | str:
+    even = break_even_rows(fixed, per_large, per_small)
+    return NEVER if math.isinf(even) else even
 
 
 def _start(files: RunFiles, ledger: Ledger, config: EnergyConfig, pool: str) -> float | None:
@@ -175,7 +182,9 @@ def _equal_accuracy(files: RunFiles) -> dict[str, Any]:
         return {"status": "not measured", "difference": None, "ci95": [None, None]}
     seed = int(number(files.settings.get("run", {}), "seed") or 0)
     found = contrast(resample(rights, seed), "psi", "large").difference
-    status = "the ratio is an upper bound" if found.value >= 0 else "not reached"
+    status = "the ratio is an upper bound" if found.low >= 0 else "no difference in accuracy was shown"
+    if found.high < 0:
+        status = "not reached"
     return {"status": status, "difference": found.value, "ci95": [found.low, found.high]}
 
 

@@ -58,7 +58,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         RecipeError: The arm's writer is the large model, and the recipe has none.
     """
     pool, generation = _writer(run, arm), _generation(run, arm)
-    held_out = tuple(seed.input for task in run.tasks for seed in load_evaluation(task.config))
+    held_out = tuple(tuple(seed.input for seed in load_evaluation(task.config)) for task in run.tasks)
     run_id, model = _run_id(run, arm), model_name(pool.engine)
     tasks = {task.name: without_seeds(task) for task in run.tasks}
     work = tuple(_work(run, arm, task, principles, held_out) for task in run.tasks)
@@ -96,7 +96,7 @@ def _writer(run: OpenRun, arm: ArmSpec) -> PoolConfig:
 
 
 def _work(
-    run: OpenRun, arm: ArmSpec, task: Task, principles: Sequence[Principle], held_out: tuple[str, ...]
+    run: OpenRun, arm: ArmSpec, task: Task, principles: Sequence[Principle], held_out: tuple[tuple[str, ...], ...]
 ) -> TaskWork:
     generation = run.recipe.generation
     bundles = make_bundles(task, principles, run.prompts, generation, arm)
@@ -105,7 +105,7 @@ def _work(
     return TaskWork(task, kinds, held_out, tuple(texts))
 
 
-def _screens(run: OpenRun, work: Sequence[TaskWork], held_out: Sequence[str]) -> dict[str, Screen]:
+def _screens(run: OpenRun, work: Sequence[TaskWork], held_out: Sequence[tuple[str, ...]]) -> dict[str, Screen]:
     curation, leak = run.recipe.curation, run.recipe.generation.demo_leak
     index = EvaluationIndex(held_out, curation.decontaminate_ngram)
     return {

@@ -128,8 +128,12 @@ def _file_digest(path: str | None) -> str | None:
 
 
 def _program_digest(spec: str | None) -> str | None:
-    file, _, function = (spec or "").rpartition(":")
-    return f"{_file_digest(file)}:{function}" if spec else None
+    """The function, its file's name, and all Python files beside it: it can import them."""
+    if spec is None:
+        return None
+    file, _, function = spec.rpartition(":")
+    beside = sorted(Path(file).parent.glob("*.py"))
+    return f"{Path(file).name}:{function}:{digest(*(part for each in beside for part in (each.name, _sha256(each))))}"
 
 
 def _sha256(path: Path) -> str:

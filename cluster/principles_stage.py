@@ -50,7 +50,7 @@ def _found(run: OpenRun, stage: str, store: Store, find: Callable[[TokenBook], l
 def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
     file, large = run.recipe.principles.from_file, run.recipe.pools.large
     if file is not None:
-        return load_principles(file, [task.name for task in run.tasks])
+        return load_principles(file, [task.name for task in run.tasks], list(run.recipe.principles.levels))
     if large is None:
         raise RecipeError(
             "pools.large: is missing, and principles need a large model, or a file named in principles.from"
@@ -58,7 +58,8 @@ def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
     for task in run.tasks:
         if large.engine.kind == "http":
             require_allowed(large.engine, task.config)
-    return _mined(run, pools, book, "large", fallback=False)
+    # In a comparison a task without a helpful principle is a finding, and no reason to measure nothing.
+    return _mined(run, pools, book, "large", fallback=run.compares)
 
 
 def _mined(run: OpenRun, pools: StagePools, book: TokenBook, miner: str, fallback: bool) -> list[Principle]:

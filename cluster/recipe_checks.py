@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NEEDED_TEMPLATES = ("draft_prefix", "draft_text", "answer_prefix", "answer_text", "student", "student_answer")
 NEEDED_PATTERNS = ("input", "answer")
+READ_BY = {"cause": "cause", "rewrite_group": "principle", "contradict": "verdict"}
+"""Optional templates of the large model to the patterns that read its answers."""
 
 
 def resolve_paths(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -155,6 +157,11 @@ def _prompt_mistakes(recipe: Recipe, folder: Path) -> list[str]:
             f"principles.levels.{level}.prompt: the prompt set has no {config.prompt}.jinja; write it or leave the level out"
             for level, config in recipe.principles.levels.items()
             if not _has(prompts, config.prompt)
+        ]
+        missing += [
+            f"prompts: patterns.toml has no '{pattern}', which reads what {template}.jinja asks for; write it or leave the template out"
+            for template, pattern in READ_BY.items()
+            if _has(prompts, template) and not prompts.has_pattern(pattern)
         ]
     return missing
 

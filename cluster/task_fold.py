@@ -27,13 +27,13 @@ class TaskWork:
     Attributes:
         task: The task.
         kinds: Its bundles, each with its cells.
-        evaluation_inputs: Inputs that may not leak into its rows.
+        evaluation_inputs: By evaluation set, inputs that may not leak into its rows.
         principles: Texts of the principles that it is written with, which may not either.
     """
 
     task: Task
     kinds: tuple[tuple[Bundle, tuple[Cell, ...]], ...]
-    evaluation_inputs: tuple[str, ...]
+    evaluation_inputs: tuple[tuple[str, ...], ...]
     principles: tuple[str, ...] = ()
 
 
@@ -159,7 +159,7 @@ class TaskFold:
         self.digest = extend_digest(self.digest, settled)
         self.flows += len(rows)
         for row, verdict in zip(rows, verdicts, strict=True):
-            self._cells.add(row.cell, verdict)
+            self._cells.add(row, verdict)
             self.first_answers.add(row, row.first_answer)
             if not verdict.kept:
                 why = f"{verdict.stage}: {verdict.reason}"

@@ -47,16 +47,27 @@ class CellStanding:
         flows: How many are looked at.
         new: Rows kept of them.
         repeated: Rows dropped because an earlier one has nearly the same input.
+        seen: Drafts dropped because their input was accepted before; no vote was held on them.
+        failed: Drafts that were not, and were dropped for something else, such as their vote.
     """
 
     flows: int = 0
     new: int = 0
     repeated: int = 0
+    seen: int = 0
+    failed: int = 0
 
     def is_spent(self, min_novelty: float) -> bool:
-        """Whether too little of what the filters accept is new. Never below 1 / `min_novelty` such rows: they could not tell."""
+        """Whether too little of what it drafts is new: not accepted before, and, as far as rows tell, not like an accepted one.
+
+        Both shares are taken of what could show it, so that a hard vote does not count as repetition: of 100 drafts 50 are seen, 47 fail
+        and 3 are kept, and half is new. Neither counts below 1 / `min_novelty` drafts or rows: they could not tell.
+        """
         accepted = self.new + self.repeated
-        return accepted * min_novelty >= 1 and self.new < min_novelty * accepted
+        drafted = accepted + self.failed + self.seen
+        unseen = (drafted - self.seen) / drafted if drafted * min_novelty >= 1 else 1.0
+        unlike = self.new / accepted if accepted * min_novelty >= 1 else 1.0
+        return unseen * unlike < min_novelty
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class TaskConfig(Section):
     fields: FieldsConfig = FieldsConfig()
     verifier: str | None = None
     """`file.py:function` beside the recipe, called with (input, answer) in a process of its own: whether the answer is right, or the
-    right answer. Rows that it does not confirm are dropped."""
+    right answer. Rows that it does not confirm are dropped. The Python files beside it are part of what the run is."""
     privacy: Literal["public", "private"] = "public"
     allowed_endpoints: tuple[str, ...] = ()
     """Hosts (`host` or `host:port`) that may see a private task."""
@@ -183,7 +183,8 @@ class GenerationConfig(Section):
     draft_ramp: tuple[Temperature, Temperature] | None = None
     """Temperature of drafts with no row kept yet, and with all of them, instead of `draft.temperature`."""
     demo_leak: Share = 0.001
-    """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this; 0: never."""
+    """A draft that repeats rare words of its demonstrations is dropped where chance would do so less often than this, one that repeats
+    their names or odd numbers less often than ten times this; 0: never."""
     round_trip: bool = False
     """Drop accepted rows of which the small model cannot find a hidden number or label again, given the answer: three requests a row."""
     flows_per_unit: Annotated[int, Field(ge=1, le=256)] = 128
@@ -192,7 +193,7 @@ class GenerationConfig(Section):
     patience_units: Count = 8
     """... over the last so many units of a task."""
     min_novelty: Share = 0.05
-    """A cell gets no more work when less than this share of its rows that pass the filters is new ..."""
+    """A cell gets no more work when less than this share of what it drafts is new, whatever votes say ..."""
     novelty_flows: Count = 256
     """... over its last so many flows, unless it is the last one."""
 
@@ -218,10 +219,12 @@ class CurationConfig(Section):
     decontaminate_ngram: Count = 13
     """Words in a row shared with an evaluation input that drop a row; shorter inputs must not be equal or contained."""
     max_label_share: Share = 1.0
-    """Largest share of one label among a task's rows."""
+    """Largest share of one label among a task's rows. Off, as are all four: 0.1, say, needs ten labels. What a cap forbids is generated
+    in vain, and a target that it cannot fill ends the run."""
     max_opening_share: Share = 1.0
-    """Largest share of one opening (first three words) among a task's rows."""
+    """Largest share of one opening (first three words) among a task's rows. Inputs of fixed wording all have the same."""
     max_cell_share: Share = 1.0
-    """Largest share of one cell among a task's rows; never less than its even share of the plan."""
+    """Largest share of one cell among a task's rows; never less than its even share of the plan. At that share, every
+    cell must yield as much as the others."""
     max_principle_share: Share = 1.0
     """Largest share of one principle among a task's rows, but for those of every bundle; never less than an even share of the bundles."""

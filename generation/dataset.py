@@ -143,17 +143,8 @@ def human_rows(store: Store, tasks: Sequence[Task], prompts: PromptSet) -> str |
 def write_human_dataset(
     store: Store, tasks: Sequence[Task], prompts: PromptSet, provenance: Mapping[str, Any]
 ) -> DatasetSummary:
-    """Write and seal a dataset of the human examples alone: the seeds of the splits `mine` and `demo`.
-
-    Raises:
-        YieldError: There are none.
-    """
-    seeds = {task.name: [seed for seed in task.seeds if seed.split != "validate"] for task in tasks}
-    if not any(seeds.values()):
-        raise YieldError(
-            "dataset: no task has a seed of the splits mine and demo, so there is nothing to train on; add seeds"
-        )
-    rows = {task.name: [seed_row(seed, task, i) for i, seed in enumerate(seeds[task.name])] for task in tasks}
+    """Write and seal a dataset of the human examples alone, of all splits: where nothing is selected, none need be held back."""
+    rows = {task.name: [seed_row(seed, task, i) for i, seed in enumerate(task.seeds)] for task in tasks}
     parts = [TaskRows(task, len(rows[task.name]), rows[task.name], funnel(len(rows[task.name]), {})) for task in tasks]
     return write_dataset(store, parts, prompts, provenance)
 

@@ -161,13 +161,6 @@ def joined(windows: Iterable[Window]) -> list[Window]:
     return done + list(waiting.values())
 
 
-def energy_per_accepted(
-    joules_per_token: float, question_tokens: float, votes: float, answer_tokens: float, accepted_share: float
-) -> float:
-    """Joules of one accepted row: each draft costs its question and `votes` answers, and `accepted_share` of the drafts are accepted."""
-    return joules_per_token * (question_tokens + votes * answer_tokens) / accepted_share
-
-
 def break_even_rows(principles_joules: float, large_per_row: float, small_per_row: float) -> float:
     """Rows from which on principles and a small writer use less than the large model alone; infinite where they never do."""
     saved = large_per_row - small_per_row

@@ -75,11 +75,11 @@ class Asked:
 
     Attributes:
         task: Without seeds, which would travel with each item.
-        prefix: What stands before each item: worked examples or principles, rendered; empty: the trained model's own prompt.
+        prefix: What stands before each item: worked examples or principles, rendered; None: the trained model's own prompt.
     """
 
     task: Task
-    prefix: str = ""
+    prefix: str | None = None
 
 
 def evaluation_calls(
@@ -107,8 +107,8 @@ def evaluation_calls(
 def answer_item(asked: Asked, item: Seed, prompts: PromptSet, sampling: Sampling) -> Flow:
     """Answer one item, through the `student` prompt or after a prefix; returns its `ItemResult`."""
     task = asked.task
-    text = prompts.render("answer_text" if asked.prefix else "student", task=task, input=item.input)
-    completion: Completion = yield Request(asked.prefix, text, sampling, stage="evaluate")
+    text = prompts.render("student" if asked.prefix is None else "answer_text", task=task, input=item.input)
+    completion: Completion = yield Request(asked.prefix or "", text, sampling, stage="evaluate")
     config = task.config.answer
     answer = read_answer(completion.text, prompts, config)
     if answer is None:

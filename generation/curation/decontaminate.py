@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from generation.curation.sequences import WordPlaces
 from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words, word_hashes
@@ -28,7 +28,7 @@ class EvaluationIndex:
         similar     ten words in a row that an evaluation input holds too, and the words of the input around that place are like the
                     evaluation input: ROUGE-L F at least 0.5
     All but the first and whole containment count only where at least a third of the words are not `text.template_words` of the
-    evaluation inputs: the fixed wording of a task gives no item away. Paraphrases that keep no ten words in a row are not found
+    inputs of the same evaluation set: the fixed wording of a task gives no item away. Paraphrases that keep no ten words in a row are not found
     (`benchmarks/curation_quality.py` measures how few are). Pickles; no text can be read in it.
 
     Source:
@@ -36,28 +36,34 @@ class EvaluationIndex:
         full are Cosmopedia's (github.com/huggingface/cosmopedia). Masking numbers, pieces and the third are ours.
 
     Args:
-        inputs: Inputs of the evaluation set.
+        groups: Inputs of each evaluation set. Each task has its own wording, so each set has a template of its own.
         ngram: Words in a row that may not be shared.
     """
 
-    def __init__(self, inputs: Sequence[str], ngram: int) -> None:
-        texts = list({text.key: text for text in map(read_input, inputs)}.values())
+    def __init__(self, groups: Sequence[tuple[str, ...]], ngram: int) -> None:
         self._ngram = ngram
-        self._keys = {text.key for text in texts}
+        self._keys: set[str] = set()
+        self._overlaps: set[int] = set()
+        self._renumbered: set[int] = set()
+        self._contained: defaultdict[int, set[int]] = defaultdict(set)
+        self._pieces = _Pieces()
+        self._similar = _Similar()
+        for inputs in groups:
+            self._add(list({text.key: text for text in map(read_input, inputs)}.values()))
+
+    def _add(self, texts: Sequence[InputText]) -> None:
+        self._keys.update(text.key for text in texts)
         words = [text.words for text in texts]
         masked = [masked for text in texts if (masked := _masked(text))]
         template, masked_template = template_words(words), template_words(masked)
-        self._overlaps = frozenset(run for text in words for run in telling_ngrams(text, ngram, template))
-        self._renumbered = frozenset(run for text in masked for run in telling_ngrams(text, len(text), masked_template))
-        short = [text for text in words if _PIECE_WORDS <= len(text) < ngram]
-        self._contained = {
-            length: frozenset(
-                run for text in short if len(text) == length for run in ngram_hashes(text, length).tolist()
-            )
-            for length in {len(text) for text in short}
-        }
-        self._pieces = _Pieces(short, template)
-        self._similar = _Similar(words if ngram > _CANDIDATE_WORDS else (), template)
+        self._overlaps.update(run for text in words for run in telling_ngrams(text, self._ngram, template))
+        self._renumbered.update(run for text in masked for run in telling_ngrams(text, len(text), masked_template))
+        for text in words:
+            if _PIECE_WORDS <= len(text) < self._ngram:
+                self._contained[len(text)].update(ngram_hashes(text, len(text)).tolist())
+                self._pieces.add(text, template)
+            if self._ngram > _CANDIDATE_WORDS:
+                self._similar.add(text, template)
 
     def reason(self, text: InputText) -> str | None:
         """What the input gives away, if anything."""
@@ -83,12 +89,15 @@ class EvaluationIndex:
 class _Pieces:
     """Short texts by their runs of five words."""
 
-    def __init__(self, texts: Sequence[tuple[str, ...]], template: frozenset[str]) -> None:
+    def __init__(self) -> None:
         self._holders: defaultdict[int, list[int]] = defaultdict(list)
-        self._needed = [_MIN_PIECES * (len(words) - _PIECE_WORDS + 1) for words in texts]
-        for number, words in enumerate(texts):
-            for piece in telling_ngrams(words, _PIECE_WORDS, template):
-                self._holders[piece].append(number)
+        self._needed: list[float] = []
+
+    def add(self, words: tuple[str, ...], template: frozenset[str]) -> None:
+        """Know one more text, of a set with this template."""
+        for piece in telling_ngrams(words, _PIECE_WORDS, template):
+            self._holders[piece].append(len(self._needed))
+        self._needed.append(_MIN_PIECES * (len(words) - _PIECE_WORDS + 1))
 
     def most_of_one(self, words: Sequence[str]) -> bool:
         """Whether four fifths of the pieces of one text stand among the words."""
@@ -103,13 +112,15 @@ class _Pieces:
 class _Similar:
     """Texts by their runs of ten words, to be compared in full where one is shared."""
 
-    def __init__(self, texts: Sequence[tuple[str, ...]], template: frozenset[str]) -> None:
-        self._texts = [WordPlaces.of(word_hashes(words)) for words in texts]
-        places: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number, words in enumerate(texts):
-            for run, place in telling_ngrams(words, _CANDIDATE_WORDS, template).items():
-                places[run].append((number, place))
-        self._places: Mapping[int, list[tuple[int, int]]] = dict(places)
+    def __init__(self) -> None:
+        self._texts: list[WordPlaces] = []
+        self._places: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+
+    def add(self, words: tuple[str, ...], template: frozenset[str]) -> None:
+        """Know one more text, of a set with this template."""
+        for run, place in telling_ngrams(words, _CANDIDATE_WORDS, template).items():
+            self._places[run].append((len(self._texts), place))
+        self._texts.append(WordPlaces.of(word_hashes(words)))
 
     def to_one(self, words: Sequence[str]) -> bool:
         """Whether the words hold a stretch as long as one text that begins where the shared run says, and is like it."""
@@ -126,8 +137,8 @@ class _Similar:
 
 
 def contaminated_seeds(task: Task, evaluation_inputs: Sequence[str], ngram: int) -> list[tuple[Seed, str]]:
-    """Seeds that give away an evaluation input, each with the reason, in file order. To be asked before mining."""
-    index = EvaluationIndex(evaluation_inputs, ngram)
+    """Seeds that give away an input of the task's own evaluation set, each with the reason, in file order. To be asked before mining."""
+    index = EvaluationIndex([tuple(evaluation_inputs)], ngram)
     found = ((seed, index.reason(read_input(seed.input))) for seed in task.seeds)
     return [(seed, reason) for seed, reason in found if reason is not None]
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 
 from generation.rows import Row
 from generation.task import Task
@@ -24,34 +23,24 @@ _MAX_NAME_SHARE = 1 / 6
 _MIN_DIGITS = 3
 
 
-def demo_tokens(demonstrations: Sequence[str], others: Sequence[str]) -> frozenset[str]:
-    """Names and odd numbers that only the demonstrations hold: a draft that has one took it from them.
+def special_tokens(texts: Sequence[str]) -> frozenset[str]:
+    """Names and odd numbers, as written: what one text of a task often holds and the next one seldom.
 
     Names are words that are capitalised inside a sentence; in texts where more than one word in six is (German), none is taken for a
     name. Odd numbers have at least three digits and do not end in 0.
 
-    Args:
-        demonstrations: Texts that a prompt shows.
-        others: What a draft may well share words with: other seeds, the task's description, principles.
-
-    Returns:
-        Tokens as written, to be asked for with `holds_token`.
-
     Source:
         The list of leaked words that Dromedary's filter keeps by hand (Sun et al. 2023, arXiv:2305.03047); finding them is ours.
     """
-    everything = [*demonstrations, *others]
-    capitals = sum(len(_names(text)) for text in everything)
-    found = {token for text in demonstrations for token in _tokens(text) if _is_odd_number(token)}
-    if capitals <= _MAX_NAME_SHARE * sum(len(_tokens(text)) for text in everything):
-        found.update(name for text in demonstrations for name in _names(text))
-    known = {token.casefold() for text in others for token in _tokens(text)}
-    return frozenset(token for token in found if token.casefold() not in known)
+    tokens, names = [_tokens(text) for text in texts], [_names(text) for text in texts]
+    numbers = {token for found in tokens for token in found if _is_odd_number(token)}
+    few = sum(map(len, names)) <= _MAX_NAME_SHARE * sum(map(len, tokens))
+    return frozenset(numbers.union(*names) if few else numbers)
 
 
-def holds_token(text: str, tokens: AbstractSet[str]) -> bool:
-    """Whether a draft holds one of `demo_tokens`. Case counts: the month May is not the verb."""
-    return bool(tokens) and not tokens.isdisjoint(_tokens(text))
+def token_set(text: str) -> frozenset[str]:
+    """All words and numbers of a text as `special_tokens` writes them. Case counts: the month May is not the verb."""
+    return frozenset(_tokens(text))
 
 
 def _tokens(text: str) -> list[str]:

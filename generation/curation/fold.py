@@ -82,7 +82,7 @@ class CausalFold:
     Args:
         config: The recipe's section.
         task: The task, with all its seeds.
-        evaluation_inputs: Inputs that may not leak into the data, those of other tasks too if the caller wants.
+        evaluation_inputs: By evaluation set, inputs that may not leak into the data; sets of other tasks too if the caller wants.
         target: Rows to keep.
         sealed_targets: Smaller targets that were sealed before this one (`dataset.sealed_targets`).
         kinds: The plan's bundles with their cells, for the caps on cells and principles.
@@ -95,7 +95,7 @@ class CausalFold:
         self,
         config: CurationConfig,
         task: Task,
-        evaluation_inputs: Sequence[str],
+        evaluation_inputs: Sequence[tuple[str, ...]],
         target: int,
         sealed_targets: Sequence[int] = (),
         kinds: Kinds = (),

@@ -21,6 +21,8 @@ from generation.rows import Row, row_id
 from generation.storage import json_bytes
 from generation.task import Task
 
+SEEN_STAGE = "duplicate"
+"""Of rows whose input was accepted before it was drafted again."""
 _SINGLE_ANSWER = (1,)
 """Free texts cannot be compared, so one of them is all the evidence there is."""
 
@@ -104,7 +106,7 @@ def write_instance(
         return _rejected(row, reject, draft.error or draft.text)
     row = replace(row, input=text)
     if seen_key(record.task, text) in seen:
-        return _rejected(row, Reject("duplicate", "input accepted before"))
+        return _rejected(row, Reject(SEEN_STAGE, "input accepted before"))
     screen = context.screens.get(record.task)
     if screen is not None and (dropped := screen.reason(row)):
         return _rejected(row, Reject(*dropped))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from generation.config import PrinciplesConfig
 from generation.errors import SeedError, YieldError
 from generation.journal import Journal
 from generation.principles.ask import ask_large
@@ -18,7 +19,7 @@ from generation.principles.mistakes import find_mistakes
 from generation.principles.model import Principle
 from generation.principles.refine import drop_contradicted, rewrite_groups
 from generation.principles.search import Search, run_together
-from generation.principles.selection import nothing_helps, select
+from generation.principles.selection import select
 from generation.task import Task
 
 EXCERPT_CHARS = 100
@@ -58,7 +59,7 @@ def find_all(
     for task, principles in zip(tasks, selected, strict=True):
         counts = Counter(p.status for p in principles)
         log.info("principles: task %s: %d candidates, %d active", task.name, len(principles), counts["active"])
-        if not fallback and nothing_helps(principles, search.config):
+        if not fallback and _nothing_helps(principles, search.config):
             raise YieldError(_nothing_survived(task, principles))
     return [p for principles in selected for p in principles]
 
@@ -88,11 +89,18 @@ def _mined(tasks: Sequence[Task], search: Search, journal: Journal) -> dict[str,
 
 
 def _leaks(task: Task, search: Search) -> LeakIndex:
-    return index_seeds(task.seeds, search.config.leak_ngram, " ".join((task.description, *task.labels)))
+    general, private = " ".join((task.description, *task.labels)), task.config.privacy == "private"
+    return index_seeds(task.seeds, search.config.leak_ngram, general, private=private)
 
 
 def _gated(search: Search, leaks: LeakIndex, candidate: Principle) -> Principle:
     return gate(candidate, search.config.max_words, leaks)
+
+
+def _nothing_helps(principles: Sequence[Principle], config: PrinciplesConfig) -> bool:
+    """Whether a level asks for principles that help to solve, and none is active."""
+    wanted = any(level.kind != "generate" for level in config.levels.values())
+    return wanted and not any(p.status == "active" and p.kind != "generate" for p in principles)
 
 
 def _nothing_survived(task: Task, principles: Sequence[Principle]) -> str:

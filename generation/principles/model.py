@@ -14,6 +14,8 @@ from generation.storage import Store, digest
 Kind = Literal["generate", "solve", "check"]
 Status = Literal["candidate", "active", "retired"]
 
+IMPORTED = "file"
+"""`Principle.model` of those that a user wrote."""
 KINDS: tuple[Kind, ...] = ("generate", "solve", "check")
 
 
@@ -46,7 +48,7 @@ class Principle:
         text: The rule.
         when: When it applies, or empty.
         support: Ids of the seeds that speak for it.
-        model: Weight digest or name of the model that wrote it; `file` for imported ones.
+        model: Weight digest or name of the model that wrote it; `IMPORTED`: a user.
         template: Template that asked for it.
         calls: Keys of the calls that gave it, in the journal.
         round: Evolution round, from 0.
@@ -151,12 +153,13 @@ def _estimate(value: dict[str, Any] | None) -> Estimate | None:
 _READ: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: tuple, Estimate | None: _estimate}
 
 
-def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:
+def load_principles(path: str | Path, tasks: Sequence[str], levels: Sequence[str]) -> list[Principle]:
     """Principles that a user wrote: JSONL of `task`, `level`, `kind`, `text` and optionally `when`. All are active.
 
     Args:
         path: The file.
         tasks: Names of the recipe's tasks; each needs at least one principle.
+        levels: Names of its levels.
 
     Raises:
         RecipeError: The file cannot be read, or some of its lines are wrong; the message lists all of them.
@@ -170,7 +173,7 @@ def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        found = _from_line(line, tasks)
+        found = _from_line(line, tasks, levels)
         if isinstance(found, str):
             wrong.append(f"line {number}: {found}")
         elif found.principle_id in loaded:
@@ -184,23 +187,23 @@ def load_principles(path: str | Path, tasks: Sequence[str]) -> list[Principle]:
     return list(loaded.values())
 
 
-def _from_line(line: str, tasks: Sequence[str]) -> Principle | str:
+def _from_line(line: str, tasks: Sequence[str], levels: Sequence[str]) -> Principle | str:
     """The principle on a line, or what is wrong with it."""
     try:
         value: Any = json.loads(line)
     except json.JSONDecodeError as error:
         return f"not JSON: {error}"
-    problem = _problem(value, tasks) if isinstance(value, dict) else "not a JSON object"
+    problem = _problem(value, tasks, levels) if isinstance(value, dict) else "not a JSON object"
     if problem:
         return problem
     task, level, kind, text = (value[key].strip() for key in ("task", "level", "kind", "text"))
     return Principle(
         principle_id(task, level, kind, text), task, level, kind, text,
-        when=value.get("when", "").strip(), model="file", status="active", reason="from principles.from",
+        when=value.get("when", "").strip(), model=IMPORTED, status="active", reason="from principles.from",
     )  # fmt: skip
 
 
-def _problem(value: Any, tasks: Sequence[str]) -> str:
+def _problem(value: Any, tasks: Sequence[str], levels: Sequence[str]) -> str:
     wanted = ("task", "level", "kind", "text")
     missing = [key for key in wanted if not isinstance(value.get(key), str) or not value[key].strip()]
     unknown = sorted(set(value) - {*wanted, "when"})
@@ -210,8 +213,8 @@ def _problem(value: Any, tasks: Sequence[str]) -> str:
         return f"{', '.join(unknown)}: unknown; a principle has task, level, kind, text and optionally when"
     if not isinstance(value.get("when", ""), str):
         return "when: not a text"
-    if value["kind"].strip() not in KINDS:
-        return f"kind: {value['kind']!r} is none of {', '.join(KINDS)}"
-    if value["task"].strip() not in tasks:
-        return f"task: {value['task']!r} is none of the recipe's: {', '.join(tasks)}"
+    known = (("kind", "", KINDS), ("task", "the recipe's: ", tasks), ("level", "principles.levels: ", levels))
+    for key, whose, names in known:
+        if value[key].strip() not in names:
+            return f"{key}: {value[key]!r} is none of {whose}{', '.join(names)}"
     return ""

@@ -66,11 +66,13 @@ def as_placebo(principle: Principle, other: Principle, source: str) -> Principle
 
 
 def shuffled(principle: Principle, rng: Random) -> Principle:
-    """The principle with the words of its text in another order, or the letters where the words have none."""
-    words = principle.text.split()
-    return replace(
-        principle, text=" ".join(_reordered(words, rng)) if len(set(words)) > 1 else _letters(words, rng), when=""
-    )
+    """The principle with the words of its text, and those of when it applies, in another order, or the letters where the words have none."""
+    return replace(principle, text=_mixed(principle.text, rng), when=_mixed(principle.when, rng))
+
+
+def _mixed(text: str, rng: Random) -> str:
+    words = text.split()
+    return " ".join(_reordered(words, rng)) if len(set(words)) > 1 else _letters(words, rng)
 
 
 def _letters(words: list[str], rng: Random) -> str:

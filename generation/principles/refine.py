@@ -18,6 +18,8 @@ from generation.principles.search import Search
 from generation.task import Task
 
 REWRITE, CONTRADICT = "rewrite_group", "contradict"
+CONTRADICTS = "contradicts "
+"""Start of the reason of what contradicts another; its id follows."""
 NEAR = 0.35
 """Cosine from which two principles of one kind may speak of the same thing, and so against each other."""
 MAX_PAIRS = 16
@@ -35,7 +37,7 @@ def rewrite_groups(
     Args:
         tasks: The tasks.
         merged: Their candidates.
-        gates: By task, what retires a text that fails a gate: then the group keeps its member's.
+        gates: By task, what retires a text that fails a gate: then the group keeps its member's, as where the text is there already.
         search: How principles are looked for.
         journal: Of the run.
     """
@@ -49,10 +51,12 @@ def rewrite_groups(
     found: dict[str, list[Principle]] = {}
     for task in tasks:
         found[task.name] = []
+        ids = {p.principle_id for p in merged[task.name]}
         for principle in merged[task.name]:
             call = calls.get(principle.principle_id)
             new = _rewritten(principle, call.key, completions[call.key], search) if call else None
-            gated = gates[task.name](new) if new is not None else None
+            gated = gates[task.name](new) if new is not None and new.principle_id not in ids else None
+            ids |= {new.principle_id} if new is not None else set()
             found[task.name] += [principle] if gated is None else _in_place(principle, gated)
     return found
 
@@ -100,12 +104,12 @@ def _asked(calls: list[FlowCall], search: Search, journal: Journal) -> dict[str,
 
 
 def _rewritten(head: Principle, call: str, completion: Completion, search: Search) -> Principle | None:
-    """The group's principle in its new words; None where the answer holds none, or the words that it had."""
+    """The group's principle in its new words; None where the answer holds none."""
     match = search.prompts.pattern("principle").search(completion.text.strip())
     text = " ".join(match["text"].split()) if match else ""
-    new = principle_id(head.task, head.level, head.kind, text)
-    if not text or new == head.principle_id:
+    if not text:
         return None
+    new = principle_id(head.task, head.level, head.kind, text)
     return replace(head, principle_id=new, text=text, template=REWRITE, calls=(*head.calls, call))
 
 
@@ -141,5 +145,5 @@ def _judged(found: Sequence[Principle], against: Sequence[tuple[Principle, Princ
     gone: dict[str, str] = {}
     for kept, dropped in against:
         if kept.principle_id not in gone:
-            gone.setdefault(dropped.principle_id, f"contradicts {kept.principle_id}, which has more support")
+            gone.setdefault(dropped.principle_id, f"{CONTRADICTS}{kept.principle_id}, which has more support")
     return [replace(p, status="retired", reason=gone[p.principle_id]) if p.principle_id in gone else p for p in found]

@@ -20,6 +20,10 @@ LENGTH_SLACK = 0.1
 ROUNDING = 1e-5
 """Of cosines in float32: equal texts count as equal."""
 
+UTILITY = "utility:"
+"""Start of the reasons that trials give."""
+NO_BETTER = f"{UTILITY} no better than a placebo of its length"
+
 Rights = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
@@ -73,6 +77,20 @@ def lengths_covered(seeds: Sequence[str], drafts: Sequence[str]) -> Rights:
 def harms(estimate: Estimate | None) -> bool:
     """Whether a difference is below zero for certain: also the upper end of its interval is (one-sided, 97.5 %)."""
     return estimate is not None and estimate.high < 0
+
+
+def harm(principle: Principle) -> str:
+    """Which harm is certain, or empty."""
+    if harms(principle.solve_gain):
+        return f"{UTILITY} lowers the accuracy"
+    if harms(principle.placebo_gain):
+        return f"{UTILITY} worse than a placebo"
+    return f"{UTILITY} lowers the yield" if harms(principle.yield_delta) else ""
+
+
+def beats_placebo(principle: Principle, least: float) -> bool:
+    """Whether it gains more than its length does; what was tried against no placebo is not held back."""
+    return principle.placebo_gain is None or principle.placebo_gain.value > least
 
 
 def ranked(candidates: Sequence[Principle]) -> list[Principle]:

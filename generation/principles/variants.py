@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 
 from generation.config import PrinciplesConfig
-from generation.principles.model import Principle, normalise
+from generation.principles.model import IMPORTED, Principle, normalise
 from generation.principles.placebo import placebo
 from generation.principles.room import Room
 from generation.principles.search import Search, run_together
@@ -16,7 +16,9 @@ __all__ = ["by_lot", "placebo", "without_level"]
 
 
 def without_level(tasks: Sequence[Task], found: Sequence[Principle], level: str, search: Search) -> list[Principle]:
-    """The candidates of all tasks, selected anew as if a level had never been asked for; the small model tries new bundles only.
+    """The candidates of all tasks, selected anew as if a level had never been asked for.
+
+    Those that a user wrote stay active, as nothing was ever selected among them.
 
     Args:
         tasks: The tasks, with their seeds.
@@ -26,8 +28,14 @@ def without_level(tasks: Sequence[Task], found: Sequence[Principle], level: str,
     """
     levels = {name: values for name, values in search.config.levels.items() if name != level}
     fewer = replace(search, config=search.config.model_copy(update={"levels": levels}))
-    trials = [reselect([p for p in found if p.task == task.name and p.level != level], task, fewer) for task in tasks]
-    return [p for selected in run_together(trials, search.asks.small) for p in selected]
+    gone = {p.principle_id for p in found if p.level == level}
+    left = [p for p in found if p.level != level]
+    imported = [p for p in left if p.model == IMPORTED]
+    mined = [p for p in left if p.model != IMPORTED]
+    others = [p for p in (reopened(p, gone) for p in mined) if p.status == "candidate"]
+    own = {task.name: [p for p in mined if p.task == task.name] for task in tasks}
+    trials = [reselect(own[task.name], others, task, fewer, gone) for task in tasks if mined]
+    return [*imported, *(p for selected in run_together(trials, search.asks.small) for p in selected)]
 
 
 def by_lot(found: Sequence[Principle], config: PrinciplesConfig, rng_seed: int) -> list[Principle]:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,6 +64,19 @@ def test_a_large_model_without_work_is_not_spoken_of(tmp_path: Path) -> None:
     text = check_recipe(MINIATURE, [f"principles.from={tmp_path}/principles.jsonl"])
     assert "so no large model is started" in " ".join(text.split())
     assert "large " not in text.partition("models")[2].partition("principles")[0]
+
+
+def test_a_template_without_the_pattern_that_reads_its_answers_is_a_mistake(tmp_path: Path) -> None:
+    prompts = shutil.copytree(MINIATURE / "prompts", tmp_path / "prompts")
+    for name in ("cause", "contradict"):
+        (prompts / f"{name}.jinja").write_text("Why?")
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(MINIATURE, [f"prompts={prompts}"])
+    for pattern, template in (("cause", "cause"), ("verdict", "contradict")):
+        assert f"patterns.toml has no '{pattern}', which reads what {template}.jinja asks for" in str(caught.value)
+    with (prompts / "patterns.toml").open("a") as file:
+        file.write("cause = '(?P<cause>.+)'\nverdict = '(?P<verdict>yes|no)'\n")
+    assert check_recipe(MINIATURE, [f"prompts={prompts}"])
 
 
 def test_problems_of_data_and_principles_come_together(tmp_path: Path) -> None:

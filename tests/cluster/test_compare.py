@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.compare import build_compare, read_compare, reading
+from cluster.compare_items import read_answers
 from cluster.compare_tables import energy_lines, markdown
 from cluster.compare_text import compare_page, compare_table
 from cluster.report import read_report, render
@@ -136,11 +137,12 @@ def test_psi_is_compared_with_every_other_arm_the_claimed_ones_first(result: dic
 
 
 def test_a_sentence_says_what_an_interval_means() -> None:
-    assert reading("direct", Estimate(-0.2, -0.3, -0.1), 0.01) == (
+    assert reading("direct", Estimate(-0.2, -0.3, -0.1), 0.01, 3) == (
         "psi minus direct is -20.0 points, and the interval is below 0: direct was better."
     )
-    assert "no difference was shown" in reading("direct", Estimate(0.1, -0.1, 0.3), 0.4)
-    assert "corrected for the number of arms" in reading("direct", Estimate(0.1, 0.01, 0.3), 0.2)
+    assert "no difference was shown" in reading("direct", Estimate(0.1, -0.1, 0.3), 0.4, 3)
+    assert reading("no-voting", Estimate(0.2, 0.1, 0.3), 0.01, 1).endswith("chance in training is not excluded.")
+    assert "corrected for the number of arms" in reading("direct", Estimate(0.1, 0.01, 0.3), 0.2, 3)
 
 
 def test_labels_before_and_after_voting_are_told_per_arm_and_task(result: dict[str, Any]) -> None:
@@ -246,7 +248,8 @@ def test_markdown_tables_are_aligned_and_escaped() -> None:
 def test_the_energy_claim_is_read_out_with_what_it_stands_on() -> None:
     against = {
         "rows": 800, "psi_joules": 370.0, "large_joules": 1000.0, "ratio": 0.37, "ratio_with_starts": None, "break_even_rows": 212.4,
-        "large_drafts": 400, "enough_drafts": False, "method": "estimated", "equal_accuracy": {"status": "not reached"},
+        "break_even_rows_with_starts": None,
+        "large_drafts": 400, "enough_drafts": False, "method": "estimated", "equal_accuracy": {"status": "not reached", "difference": -0.1, "ci95": [-0.2, -0.05]},
     }  # fmt: skip
     energy = {
         "total_joules": 4321.0, "method": "estimated", "measured_share": 0.0, "principles_joules": 90.0, "pue": 1.0,
@@ -254,16 +257,19 @@ def test_the_energy_claim_is_read_out_with_what_it_stands_on() -> None:
         "assumptions": {"watts_per_core": 3.5, "watts_source": "a page", "pue_source": "assumed", "not_counted": "memory"},
     }  # fmt: skip
     ratio, against_large, whole = energy_lines({**energy, "counterfactual": against})
-    assert ratio == "Energy ratio to `large`: 0.37 (estimated); break-even: 212 rows."
+    assert ratio == (
+        "Energy ratio to `large`: 0.37 (estimated), break-even at 212 rows; with one start of each engine counted: not measured, "
+        "break-even at not measured."
+    )
     assert "370 J for psi's principles and 800 rows against 1,000 J" in against_large
     assert (
-        "is not measured. At equal accuracy: not reached. The large model's energy a row is taken from only 400"
-        in against_large
+        "At equal accuracy: not reached (psi minus large -10.0 points, [-20.0, -5.0]). The large model's energy a row is taken from "
+        "only 400" in against_large
     )
     assert "4,321 J" in whole
     assert "0.44 g at 369.5 g/kWh (US, 2023, CodeCarbon's table, location-based)" in whole
     never, *_ = energy_lines({**energy, "counterfactual": {**against, "break_even_rows": "never"}})
-    assert never.endswith("break-even: never.")
+    assert "break-even at never;" in never
     unmeasured = {"total_joules": None, "counterfactual": None, "carbon": {"g_per_kwh": None}}
     assert energy_lines({**energy, **unmeasured})[0] == "Energy ratio to `large`: not measured."
 
@@ -278,3 +284,26 @@ def test_the_report_shows_the_contrasts_once_they_are_there(tmp_path: Path) -> N
     page = render(report)
     assert "psi minus the other arms" in page
     assert report["contrasts"]["direct"]["reading"] in page
+
+
+def test_models_of_other_rows_and_beyond_the_recipe_are_no_part_of_an_arm(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    run.write_new("recipe.json", json.dumps({"recipe": {"compare": {"training_seeds": 3}}}).encode())
+    answered = {"task": "kilo", "input": "ab", "gold": "ba"}
+    for name, right, rows in (
+        ("psi", True, "new"),
+        ("psi.seed-1", True, "old"),
+        ("psi.seed-2", False, "new"),
+        ("psi.seed-3", True, "new"),
+    ):
+        run.write_new(f"evaluation/{name}-items.jsonl", json_lines([{**answered, "right": right}]))
+        run.write_new(f"stages/train-{name}.json", json.dumps({"dataset": rows}).encode())
+    assert read_answers(run, ["psi"], "psi").rights["psi"]["kilo"].tolist() == [[True], [False]]
+
+
+def test_an_arm_that_was_left_out_says_why(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    recipe = {"generation": {"arms": ["direct", "psi"]}, "tasks": [], "run": {"name": "r"}}
+    run.write_new("recipe.json", json.dumps({"recipe": recipe}).encode())
+    run.write_new("left-out/direct.json", json.dumps({"reason": "generate: 0 of 8 rows of kilo"}).encode())
+    assert "no sealed dataset: generate: 0 of 8 rows of kilo" in read_compare(run)["arms"]["direct"]["missing"]

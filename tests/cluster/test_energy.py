@@ -242,12 +242,15 @@ def test_the_counterfactual_is_the_large_models_own_energy_at_equal_count(tmp_pa
     assert found["ratio_to_large"] == pytest.approx(0.3)
     assert against["ratio_with_starts"] == pytest.approx((120 + 16 + 8) / (400 + 16))
     assert found["break_even_rows"] == pytest.approx(40 / 3.2)
+    assert against["break_even_rows_with_starts"] == pytest.approx((40 + 8) / 3.2)
     assert against["large_accepted_share"] == 0.5
     assert not against["enough_drafts"]
 
 
 @pytest.mark.parametrize(
-    ("right", "status"), [(9, "the ratio is an upper bound"), (5, "not reached")], ids=["better", "worse"]
+    ("right", "status"),
+    [(9, "the ratio is an upper bound"), (6, "no difference in accuracy was shown"), (2, "not reached")],
+    ids=["better", "a little worse", "worse"],
 )
 def test_equal_accuracy_is_only_claimed_where_it_was_reached(tmp_path: Path, right: int, status: str):
     equal = energy_of(a_run(tmp_path, psi_right=right))["counterfactual"]["equal_accuracy"]

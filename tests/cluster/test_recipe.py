@@ -247,7 +247,10 @@ def test_a_verifier_is_found_beside_the_recipe_and_its_content_is_identity(folde
     assert before.recipe.tasks[0].verifier == f"{folder / 'check.py'}:right"
     hash_before = before.identity_hash
     (folder / "check.py").write_text("def right(text, answer):\n    return False\n")
-    assert load_recipe(folder, [spec]).identity_hash != hash_before
+    hash_after = load_recipe(folder, [spec]).identity_hash
+    assert hash_after != hash_before
+    (folder / "imported_by_check.py").write_text("RIGHT = True\n")
+    assert load_recipe(folder, [spec]).identity_hash not in (hash_before, hash_after)
 
 
 def test_a_round_trip_needs_its_template(folder: Path) -> None:

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from cluster.cell_yield import CellYield
 from cluster.waves import CellStanding, Standing, WaveOrder, cell_weights, chance, open_cells, ramped, wave
 from generation.curation.fold import Verdict
 from generation.instances.plan import Bundle, Cell, PlanRecord, parse_unit_id, unit_flows
+from generation.rows import Row
 
 FLOWS = 16
 
@@ -127,12 +129,25 @@ def test_few_repetitions_and_other_rejections_spend_no_cell():
     assert not CellStanding(200, 0, 200).is_spent(0.0)
 
 
-def test_a_cell_is_known_by_its_last_flows_and_duplicates_of_every_stage_are_repetitions():
+def test_a_cell_is_known_by_its_last_flows_and_duplicates_of_the_fold_are_repetitions():
     cells = CellYield(["a", "b"], window=4)
-    for stage in ("", "parse", "duplicate", "near_duplicate", "overshoot"):
-        cells.add("a", Verdict("r", not stage, stage, "why"))
-    cells.add("gone", Verdict("r", True))
-    assert cells.standings() == {"a": CellStanding(4, 1, 2), "b": CellStanding()}
+    written, unwritten = (Row("r", "u", 0, "t", "instance", cell="a", input=text) for text in ("text", ""))
+    cells.add(written, Verdict("r", True))
+    cells.add(unwritten, Verdict("r", False, "parse", "why"))
+    for stage in ("duplicate", "near_duplicate", "vote", "overshoot"):
+        cells.add(written, Verdict("r", False, stage, "why"))
+    cells.add(replace(written, cell="gone"), Verdict("r", True))
+    assert cells.standings() == {"a": CellStanding(4, 1, 1, 1, 1), "b": CellStanding()}
+    cells.add(unwritten, Verdict("r", False, "parse", "why"))
+    assert cells.standings()["a"] == CellStanding(4, 1, 1, 0, 1)
+
+
+def test_a_hard_vote_spends_no_cell_and_drafts_that_are_seen_or_alike_do():
+    assert not CellStanding(256, 6, 0, 128, 122).is_spent(0.05)
+    assert CellStanding(256, 1, 0, 250, 5).is_spent(0.05)
+    assert CellStanding(256, 0, 20, 0, 236).is_spent(0.05)
+    assert CellStanding(256, 5, 45, 150, 50).is_spent(0.05)
+    assert not CellStanding(256, 0, 2, 0, 254).is_spent(0.05)
 
 
 def test_the_temperature_rises_as_the_pool_fills():

@@ -19,6 +19,15 @@ def by_input(text: str, answer: str) -> object:
     return _FAULTS[text]()
 
 
+def once(text: str, answer: str) -> bool:
+    """Goes wrong as the answer says unless the input is the path of a file; makes it."""
+    place = Path(text)
+    if not place.exists():
+        place.touch()
+        _FAULTS[answer]()
+    return True
+
+
 def _loop() -> None:
     while True:
         pass

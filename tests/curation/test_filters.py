@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from generation.config import AnswerConfig, TaskConfig
 from generation.curation.copies import CopyFinder
-from generation.curation.filters import demo_tokens, holds_token, label_reason
+from generation.curation.filters import label_reason, special_tokens, token_set
 from generation.curation.text import input_key, read_input
 from generation.rows import Row
 from generation.task import Task
@@ -62,19 +62,14 @@ def test_eight_words_in_a_row_of_a_seed_are_a_copy_wherever_they_stand() -> None
     assert copies.reason(read_input(pasted.replace("apples", "plums"))) is None
 
 
-def test_names_and_odd_numbers_of_a_demonstration_give_a_draft_away() -> None:
-    shown = ["In spring Natalia sold 137 clips to Betty's friends in May, and 200 more in June."]
-    tokens = demo_tokens(
-        shown, ["Tom counts the days of June, and then of all the months that follow it.", "Give one number."]
-    )
-    assert tokens == {"Natalia", "Betty", "May", "137"}
-    assert holds_token("Then Natalia's brother came.", tokens)
-    assert not holds_token("Tom may buy 200 clips in June", tokens)
-    assert not holds_token("Anything", frozenset())
+def test_names_and_odd_numbers_are_special_and_words_at_the_start_of_a_sentence_are_not() -> None:
+    text = "In spring Natalia sold 137 clips to Betty's friends in May, and 200 more in June. Then all of them went home again in the rain."
+    assert special_tokens([text]) == {"Natalia", "Betty", "May", "June", "137"}
+    assert token_set("Then Natalia's brother may come.") == {"Then", "Natalia", "brother", "may", "come"}
 
 
 def test_where_every_noun_has_a_capital_no_word_is_taken_for_a_name() -> None:
-    assert demo_tokens(["Ein Bauer hat 137 Schafe und sein Bruder hat Ziegen im Stall"], []) == {"137"}
+    assert special_tokens(["Ein Bauer hat 137 Schafe und sein Bruder hat Ziegen im Stall"]) == {"137"}
 
 
 def test_the_words_of_a_template_that_the_seeds_share_are_no_copy() -> None:

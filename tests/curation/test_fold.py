@@ -11,7 +11,7 @@ from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.counts import merge_counts
 from generation.curation.fold import CausalFold, Verdict
 from generation.errors import RecipeError, StorageError
-from generation.instances.plan import Bundle, Cell, unit_id
+from generation.instances.plan import unit_id
 from generation.rows import Row
 from generation.task import Seed, Task
 
@@ -21,11 +21,6 @@ ORIGINAL = (
     "Tom keeps forty bees in a wooden box behind the house and gives them sugar water every second morning while "
     "his sister Mia counts how many of them return before the sun goes down on the hill"
 )
-
-
-KINDS = [
-    (Bundle(f"b{i}", (f"p{i}", f"p{(i + 1) % 3}"), "", ""), (Cell(f"c{i}", ""), Cell(f"d{i}", ""))) for i in range(3)
-]
 
 
 def make_task(labels: tuple[str, ...] = (), seeds: Sequence[str] = (SEED,)) -> Task:
@@ -61,7 +56,7 @@ def test_each_planted_row_is_dropped_at_its_stage_and_unrelated_rows_pass() -> N
         ("BADGC", "exact_duplicate"),
         ("one row too many", "overshoot"),
     ]
-    fold = CausalFold(CurationConfig(), make_task(), [EVALUATION], target=4)
+    fold = CausalFold(CurationConfig(), make_task(), [(EVALUATION,)], target=4)
     verdicts = fold.fold(make_rows([(text, "yes") for text, _ in planted]))
     assert stages(verdicts) == [stage for _, stage in planted]
     assert fold.kept == sum(verdict.kept for verdict in verdicts) == 4
@@ -105,6 +100,12 @@ def test_an_opening_may_fill_its_share_only_and_short_inputs_have_none() -> None
     assert stages(verdicts) == ["", "", "opening_share", "opening_share"]
     fold = CausalFold(CurationConfig(max_opening_share=0.01), make_task(), [], target=8)
     assert not any(stages(fold.fold(make_rows([(word, "yes") for word in "abcdefgh"]))))
+
+
+def test_without_caps_a_task_of_fixed_wording_and_one_label_fills_its_target() -> None:
+    fold = CausalFold(CurationConfig(), make_task(), [], target=8)
+    fold.fold(make_rows([(f"How many letters are in {word * 5}", "yes") for word in "abcdefgh"]))
+    assert fold.kept == 8
 
 
 def test_a_cap_that_no_dataset_can_obey_is_refused() -> None:
@@ -168,42 +169,13 @@ def test_any_split_into_batches_gives_the_same_verdicts(seed: int, cuts: list[in
     config = CurationConfig(max_label_share=share, max_opening_share=share, near_duplicate=0.6)
     task = make_task(labels=("yes", "no"))
     rows = random_rows(seed)
-    whole = CausalFold(config, task, [EVALUATION], target)
-    parts = CausalFold(config, task, [EVALUATION], target)
+    whole = CausalFold(config, task, [(EVALUATION,)], target)
+    parts = CausalFold(config, task, [(EVALUATION,)], target)
     edges = [0, *sorted(cuts), len(rows)]
     verdicts = [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])]
     assert verdicts == whole.fold(rows)
     assert parts.counts == whole.counts
     assert whole.counts["overshoot"]["out"] == whole.kept <= target
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.lists(st.integers(0, 15), max_size=6), st.sampled_from([5, 20, 100]))
-def test_any_split_between_units_gives_the_same_verdicts_with_all_filters_on(
-    seed: int, cuts: list[int], target: int
-) -> None:
-    config = CurationConfig(
-        semantic_duplicate=0.7, max_cell_share=0.3, max_principle_share=0.3, max_label_share=0.6, length_factor=1.0
-    )
-    task = make_task(labels=("yes", "no"), seeds=[f"{word} {SEED}" for word in "abcdefghijklm"])
-    rng = Random(seed)
-    rows = [
-        replace(
-            row,
-            cell=rng.choice(["c0", "c1", "c2"]),
-            bundle=rng.choice(["b0", "b1", "b2"]),
-            agreement=rng.choice([0.5, 0.75, 1.0]),
-        )
-        for row in random_rows(seed)
-    ]
-    whole = CausalFold(config, task, [EVALUATION], target, (), KINDS)
-    parts = CausalFold(config, task, [EVALUATION], target, (), KINDS)
-    edges = [0, *sorted(4 * cut for cut in cuts), len(rows)]
-    assert [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])] == whole.fold(rows)
-    assert parts.counts == whole.counts
-    larger = CausalFold(config, task, [EVALUATION], target + 7, [target], KINDS)
-    kept = [v.row_id for v in larger.fold(rows) if v.kept]
-    assert whole.kept < target or len(kept) >= target
 
 
 @settings(max_examples=40, deadline=None)

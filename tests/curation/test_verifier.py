@@ -77,6 +77,11 @@ def test_what_goes_wrong_is_the_rows_reason_and_the_next_row_gets_its_verdict(mo
     assert dict(zip(expected, verifier.reasons(pairs), strict=True)) == expected
 
 
+@pytest.mark.parametrize("fault", ["loop", "crash", "memory"])
+def test_what_went_wrong_once_is_asked_again_in_a_fresh_worker(tmp_path: Path, fault: str) -> None:
+    assert faulty("once").reasons([(str(tmp_path / "asked"), fault)]) == [""]
+
+
 def test_one_that_sleeps_is_ended_by_the_clock() -> None:
     assert faulty("by_input", 0.1).reasons([("sleep", ""), ("print", "")]) == ["verifier timed out", ""]
 

@@ -16,7 +16,6 @@ from generation.energy import (
     break_even_rows,
     counter_gain,
     divide,
-    energy_per_accepted,
     joined,
     token_work,
 )
@@ -139,18 +138,27 @@ def test_a_counter_that_goes_back_has_wrapped_or_begun_again(before: int, now: i
     assert counter_gain(before, now, 10_000) == gain
 
 
+def per_accepted(joules_per_token: float, question: float, votes: float, answer: float, accepted_share: float) -> float:
+    """Each draft costs its question and its voted answers, and a share of the drafts is accepted."""
+    return joules_per_token * (question + votes * answer) / accepted_share
+
+
 def test_the_break_even_table_of_the_method():
     # In units of the small model's energy for the tokens of one question; the large model takes 9 of them. An answer is as long as a
     # question (t_a = t_q = 1), but half as long in the cascade ("short answers"). The large model's rows are not voted on: v = 0.
-    large = energy_per_accepted(9, 1, 0, 1, 0.8)
-    naive = energy_per_accepted(1, 1, 5, 1, 0.3)
-    fewer_votes = energy_per_accepted(1, 1, 3, 1, 0.4)
-    cascade = energy_per_accepted(1, 1, 2.2, 0.5, 0.5)
+    large = per_accepted(9, 1, 0, 1, 0.8)
+    naive = per_accepted(1, 1, 5, 1, 0.3)
+    fewer_votes = per_accepted(1, 1, 3, 1, 0.4)
+    cascade = per_accepted(1, 1, 2.2, 0.5, 0.5)
     assert large == pytest.approx(11.25)
     assert naive == pytest.approx(20)
     assert round(naive / large, 1) == 1.8
     assert round(fewer_votes / large, 2) == 0.89
     assert round(cascade / large, 2) == 0.37
+    principles = 1_000.0
+    assert math.isinf(break_even_rows(principles, large, naive))
+    assert break_even_rows(principles, large, fewer_votes) == pytest.approx(800)
+    assert break_even_rows(principles, large, cascade) == pytest.approx(1_000 / 7.05)
 
 
 def test_principles_pay_off_after_so_many_rows_or_never():

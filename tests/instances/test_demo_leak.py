@@ -71,16 +71,38 @@ def test_words_of_the_task_of_principles_and_of_two_other_seeds_are_no_leak():
     assert leak.rare == {"sleeps"}
 
 
-def test_a_name_or_an_odd_number_of_a_demonstration_is_enough():
-    inputs = ["Yesterday Natalia sold 4713 clips to her friends", "A man has 20 pears", "The train is late"]
+def school_problems(count: int, seed: int = 0) -> list[str]:
+    """Inputs with a name and a number of four digits each, some names in many of them."""
+    rng = Random(seed)
+    syllables = ("ka", "lo", "mi", "ren", "su", "tor", "vi", "zan")
+    names = ["Tom", "Mia", *("".join(rng.choices(syllables, k=3)).capitalize() for _ in range(3000))]
+    weights = [50, 50, *[1] * 3000]
+    return [
+        f"In the {rng.choice(WORDS)} shop {rng.choices(names, weights)[0]} sold {rng.randrange(1001, 9999, 2)} of the small "
+        f"{rng.choice(WORDS)}s and then went home by {rng.choice(WORDS)}; how many were left there?"
+        for _ in range(count)
+    ]
+
+
+def test_a_name_or_an_odd_number_of_a_demonstration_is_enough_where_seeds_seldom_share_one():
+    inputs = ["Yesterday Natalia sold 4713 clips to her friends in the big town", *school_problems(400)]
     leak = find_demo_leak(make_task(inputs), bundle(inputs[:1]), 0.001)
-    assert (
-        leak.reason("Then Natalia bought a hat")
-        == leak.reason("A box of 4713 nails")
-        == "holds a name or number of a demonstration"
-    )
-    assert leak.reason("A man has 30 hats") is None
+    reason = "holds a name or number of a demonstration"
+    assert leak.reason("Then Natalia bought a hat") == leak.reason("A box of 4713 nails") == reason
+    assert leak.reason("Then Tom bought a hat") is None
     assert find_demo_leak(make_task(inputs), bundle(inputs[:1]), 0.0).reason("Then Natalia bought a hat") is None
+
+
+@pytest.mark.parametrize("count", [20, 60, 200, 1000])
+@pytest.mark.parametrize("digits", [3, 4])
+def test_tasks_made_of_numbers_lose_less_than_one_clean_draft_in_a_hundred(count, digits):
+    rng = Random(count)
+    low, high = 10 ** (digits - 1), 10**digits
+    texts = [f"What is {' + '.join(str(rng.randrange(low, high)) for _ in range(4))} ?" for _ in range(count + 2000)]
+    leak = find_demo_leak(make_task(texts[:count]), bundle(texts[:6]), 0.001)
+    assert sum(leak.reason(text) is not None for text in texts[count:]) < 20
+    if digits == 4:  # of three digits, other seeds hold nearly all there are
+        assert leak.reason(f"Add {texts[0][8:]}") is not None
 
 
 word = st.text("abcdefghij", min_size=3, max_size=8)

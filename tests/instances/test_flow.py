@@ -220,7 +220,9 @@ def test_rationales_lose_the_numbers_of_principles(said, kept):
 def test_what_the_screen_drops_costs_no_vote():
     seeds = tuple(Seed(str(i), f"Ann has {i} blue pears and sells {i + 1} of them", "1") for i in range(3))
     full = Task(task(NUMBER).config, seeds)
-    screen = make_screen(full, (), EvaluationIndex(["Who has 3 red keys and 4 old doors"], 13), CurationConfig(), 0.001)
+    screen = make_screen(
+        full, (), EvaluationIndex([("Who has 3 red keys and 4 old doors",)], 13), CurationConfig(), 0.001
+    )
     for text, stage in [
         (seeds[1].input, "copy"),
         ("who has 3 red keys and 4 old doors", "contamination"),

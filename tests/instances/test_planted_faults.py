@@ -72,7 +72,7 @@ def write_rows(model: FaultyModel, **voting) -> list[Row]:
     """The rows of one unit whose flow i works on the cell numbered i."""
     config = TaskConfig(name="t", description="Add.", answer=AnswerConfig(kind="number"), seeds="x")
     task, curation = Task(config, SEEDS), CurationConfig()
-    screen = make_screen(task, (), EvaluationIndex(EVALUATION, curation.decontaminate_ngram), curation, 0.001)
+    screen = make_screen(task, (), EvaluationIndex([tuple(EVALUATION)], curation.decontaminate_ngram), curation, 0.001)
     generation = GenerationConfig.model_validate({"accepted_rows": 1, "voting": voting})
     context = InstanceContext("run", {"t": without_seeds(task)}, CHAT, generation, "model", {"t": screen})
     cells = tuple(Cell(str(i), str(i)) for i in range(FLOWS))
@@ -138,7 +138,7 @@ def test_without_voting_labels_are_as_wrong_as_the_model():
 def test_the_yields_of_all_stages_add_up_to_the_rows(written):
     _, rows = written
     config = TaskConfig(name="t", description="Add.", answer=AnswerConfig(kind="number"), seeds="x")
-    fold = CausalFold(CurationConfig(), Task(config, SEEDS), EVALUATION, target=300)
+    fold = CausalFold(CurationConfig(), Task(config, SEEDS), [tuple(EVALUATION)], target=300)
     verdicts = fold.fold(rows)
     stages = list(fold.counts.values())
     assert stages[0]["in"] == FLOWS

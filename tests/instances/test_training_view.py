@@ -53,18 +53,14 @@ def messages(fold: TaskFold, rows: list[Row]) -> list[str]:
 @settings(max_examples=100, deadline=None)
 @given(TEXT.filter(str.strip), TEXT, TEXT, st.sampled_from(["input", "rationale"]))
 @example("a", "banana", "", "input")
+@example("+", "3", "4", "input")
 @example("e\u0301", "caf", "", "rationale")
 @example(" Spaces  inside ", "x", "y", "rationale")
-def test_no_message_of_a_dataset_holds_a_principle_whatever_its_text_is(principle, before, after, where):
-    planted = f"{before}{principle}{after}"
+def test_no_row_of_a_dataset_holds_a_principle_whatever_its_text_is(principle, before, after, where):
+    planted = f"{before} {principle} {after}"
     rows = [row(0, planted) if where == "input" else row(0, "What is it?", planted), row(1, "What else?")]
     fold = folded(rows, (principle,))
-    own = CHAT.render("student", task=TASK, input="") + CHAT.render(
-        "student_answer", task=TASK, answer="3", rationale=""
-    )
-    kept = list(fold.rows(Rows(rows)))
-    assert "r0" not in [one.row_id for one in kept]
-    assert principle.strip() in own or not any(principle.strip() in one.input + "\0" + one.rationale for one in kept)
+    assert "r0" not in [one.row_id for one in fold.rows(Rows(rows))]
     assert fold.fold.counts[STAGE]["reasons"]["holds the text of a principle"] >= 1
 
 
@@ -79,6 +75,12 @@ def test_no_message_of_a_dataset_holds_a_principle_whatever_its_text_is(principl
 )
 def test_a_principle_is_known_in_other_case_spacing_and_punctuation(text):
     assert PrincipleTexts([PRINCIPLE]).found_in(text)
+
+
+def test_a_short_principle_is_found_among_words_and_signs_and_not_inside_a_word():
+    texts = PrincipleTexts(["sum", "+", "数える"])
+    assert [texts.found_in(text) for text in ("the sum", "(Sum)", "x:sum=3", "3+4", "語を数えるか")] == [True] * 5
+    assert not texts.found_in("In summer the consumer has some sumac")
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,20 @@ def test_words_of_the_task_and_openings_are_no_names():
     assert leaks.leak("One may Suppose this") == "leak: a name in a seed"
 
 
+def test_names_of_any_alphabet_and_in_outputs_are_names():
+    seeds = [Seed("1", "Then Émile asked Жанна.", "It was old Ottokar", "x"), Seed("2", "Who?", "kind Positive")]
+    leaks = index_seeds(seeds, 8, "Positive or negative.")
+    for name in ("Émile", "Жанна", "Ottokar"):
+        assert leaks.leak(f"Ask {name} first.") == "leak: a name in a seed"
+    assert not leaks.leak("Answer Positive where all is well."), "a label"
+
+
+def test_a_name_in_many_seeds_of_a_private_task_is_a_name():
+    seeds = [Seed(f"{i}", f"On day {i} we met Zebedee there", "x") for i in range(20)]
+    assert not index_seeds(seeds, 8).leak("Ask Zebedee first.")
+    assert index_seeds(seeds, 8, private=True).leak("Ask Zebedee first.") == "leak: a name in a seed"
+
+
 def test_the_miniatures_own_rules_pass_with_its_seeds_and_their_steps():
     rng = random.Random(1)
     rules = [("sort", "shift up"), ("drop first", "rotate left", "swap ends")]

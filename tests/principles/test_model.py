@@ -43,7 +43,7 @@ def write(path, *lines: object) -> str:
 
 def test_principles_of_a_file_are_active(tmp_path):
     path = write(tmp_path / "p.jsonl", GOOD, "", {**GOOD, "kind": "generate", "when": "always"})
-    loaded = load_principles(path, ["t"])
+    loaded = load_principles(path, ["t"], ["skill"])
     assert [(p.kind, p.when, p.status, p.model) for p in loaded] == [
         ("solve", "", "active", "file"),
         ("generate", "always", "active", "file"),
@@ -54,13 +54,15 @@ def test_every_bad_line_of_a_file_is_named_at_once(tmp_path):
     path = write(
         tmp_path / "p.jsonl", GOOD, "{", "[1]", {**GOOD, "kind": "dance"}, {**GOOD, "task": "u"}, {**GOOD, "text": " "},
         {**GOOD, "why": "?"}, {**GOOD, "text": "ADD"}, {**GOOD, "when": 3},
+        {**GOOD, "level": "craft"},
     )  # fmt: skip
     with pytest.raises(RecipeError) as caught:
-        load_principles(path, ["t"])
+        load_principles(path, ["t"], ["skill"])
     message = str(caught.value)
     for expected in (
         "line 2: not JSON", "line 3: not a JSON object", "line 4: kind: 'dance'", "line 5: task: 'u'", "line 6: text: missing",
         "line 7: why: unknown", "line 8: the same principle", "line 9: when: not a text",
+        "line 10: level: 'craft' is none of principles.levels: skill",
     ):  # fmt: skip
         assert expected in message
     assert "line 1:" not in message
@@ -68,12 +70,12 @@ def test_every_bad_line_of_a_file_is_named_at_once(tmp_path):
 
 def test_a_file_must_serve_every_task(tmp_path):
     with pytest.raises(RecipeError, match="no principle for task 'u'"):
-        load_principles(write(tmp_path / "p.jsonl", GOOD), ["t", "u"])
+        load_principles(write(tmp_path / "p.jsonl", GOOD), ["t", "u"], ["skill"])
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(RecipeError, match="nowhere"):
-        load_principles(tmp_path / "nowhere.jsonl", ["t"])
+        load_principles(tmp_path / "nowhere.jsonl", ["t"], ["skill"])
     (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot read"):
-        load_principles(tmp_path / "latin.jsonl", ["t"])
+        load_principles(tmp_path / "latin.jsonl", ["t"], ["skill"])

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from generation.config import AnswerConfig, GenerationConfig, LevelConfig, PrinciplesConfig, TaskConfig
 from generation.engines.base import Request
 from generation.journal import Journal
@@ -98,6 +100,20 @@ def test_a_group_keeps_its_words_where_the_new_ones_leak_or_cannot_be_read(tmp_p
     assert [p.text for p in found if p.status == "candidate"] == [LONG]
     dumb, _ = search(lambda request: "no")
     assert rewrite_groups([TASK], {"t": merged}, gates, dumb, Journal(Store(str(tmp_path / "b"))))["t"] == merged
+
+
+@pytest.mark.parametrize("text", ["Read first.", f"{LONG} ever", LONG])
+def test_no_two_principles_have_one_id_after_a_rewrite(tmp_path, text):
+    heads = [principle(LONG, support=2), principle("Say what is asked, and nothing more than that, in one word.")]
+    members = [
+        principle(f"{p.text} ever".replace(". ever", " ever"), status="retired", reason=f"merged into {p.principle_id}")
+        for p in heads
+    ]
+    config, _ = search(lambda request: f'<p kind="solve"><text>{text}</text><support>1</support></p>')
+    merged = {"t": [*heads, *members]}
+    found = rewrite_groups([TASK], merged, {"t": lambda p: p}, config, Journal(Store(str(tmp_path))))["t"]
+    assert len({p.principle_id for p in found}) == len(found)
+    assert sum(p.status == "candidate" for p in found) == 2
 
 
 def test_of_two_that_contradict_each_other_the_less_supported_is_retired(tmp_path):
