@@ -121,8 +121,7 @@ def _carbon(energy: Mapping[str, Any]) -> str:
     carbon, pue = energy["carbon"], f"PUE {figure(energy['pue'])} ({energy['assumptions']['pue_source']})"
     if carbon["g_per_kwh"] is None:
         return f"{pue}; the recipe names no grid, so there are no grams."
-    grid = ", ".join(str(carbon[name]) for name in ("region", "year", "source", "basis") if carbon[name] is not None)
-    return f"{pue}; carbon: {_quantity(carbon['grams'], 'g')} at {figure(carbon['g_per_kwh'])} g/kWh ({grid})."
+    return f"{pue}; carbon: {_quantity(carbon['grams'], 'g')} at {figure(carbon['g_per_kwh'])} g/kWh ({carbon['source']}, {carbon['basis']})."
 
 
 def _against_large(found: Mapping[str, Any] | None) -> list[str]:

@@ -253,7 +253,7 @@ def test_the_energy_claim_is_read_out_with_what_it_stands_on() -> None:
     }  # fmt: skip
     energy = {
         "total_joules": 4321.0, "method": "estimated", "measured_share": 0.0, "principles_joules": 90.0, "pue": 1.0,
-        "carbon": {"grams": 0.44, "g_per_kwh": 369.5, "region": "US", "year": "2023", "source": "CodeCarbon's table", "basis": "location-based"},
+        "carbon": {"grams": 0.44, "g_per_kwh": 369.5, "source": "CodeCarbon's table, 2023, US", "basis": "location-based"},
         "assumptions": {"watts_per_core": 3.5, "watts_source": "a page", "pue_source": "assumed", "not_counted": "memory"},
     }  # fmt: skip
     ratio, against_large, whole = energy_lines({**energy, "counterfactual": against})
@@ -267,7 +267,7 @@ def test_the_energy_claim_is_read_out_with_what_it_stands_on() -> None:
         "only 400" in against_large
     )
     assert "4,321 J" in whole
-    assert "0.44 g at 369.5 g/kWh (US, 2023, CodeCarbon's table, location-based)" in whole
+    assert "0.44 g at 369.5 g/kWh (CodeCarbon's table, 2023, US, location-based)" in whole
     never, *_ = energy_lines({**energy, "counterfactual": {**against, "break_even_rows": "never"}})
     assert "break-even at never;" in never
     unmeasured = {"total_joules": None, "counterfactual": None, "carbon": {"g_per_kwh": None}}
