@@ -46,7 +46,7 @@ NEVER = "never"
 NOT_COUNTED = (
     "memory, disks and network (but as the power per core includes them)",
     "Ray's own daemons",
-    "what a killed process used in its last ten seconds",
+    "what a killed process used in its last ten seconds, and one that was stopped before it was ready",
     "the making of the hardware",
 )
 

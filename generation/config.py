@@ -140,7 +140,8 @@ class PrinciplesConfig(Section):
     mistake_answers: Count = 4
     """Times that the small model answers each seed for evidence `errors`; one wrong answer is a mistake."""
     min_solve_gain: float = 0.0
-    """A solve principle joins the selection when it adds more than this to the accuracy on the probe seeds."""
+    """A solve principle joins the selection when it adds more than this to the accuracy on the probe seeds, and more than this
+    over a placebo of its length."""
     prefix_token_budget: Count = 600
     """Tokens of principles in a prompt, counted as characters / 4."""
 
