@@ -180,6 +180,7 @@ def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
             _lines_panel(axis, "seconds of generation")
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
+        _legend_beside(rows_axis)
 
     return _svg("throughput", draw, height=2.3)
 
@@ -198,6 +199,7 @@ def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
         axis.set_title("training loss per answer token, nats")
         _lines_panel(axis, "optimizer step")
         axis.set_ylim(bottom=0)
+        _legend_beside(axis)
 
     return _svg("loss", draw, height=2.3)
 
@@ -209,7 +211,10 @@ def _lines_panel(axis: Axes, label: str) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-    axis.legend(frameon=False, loc="best", handlelength=1.4)
+
+
+def _legend_beside(axis: Axes) -> None:
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4, fontsize=6.5)
 
 
 def _svg(name: str, draw: Callable[[Figure], None], height: float) -> str:

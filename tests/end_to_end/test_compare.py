@@ -18,7 +18,7 @@ from tests.end_to_end.live_run import ROOT, LiveRun, live_run
 pytestmark = pytest.mark.timeout(900)
 
 ROWS = 8
-ARMS = ("fewshot", "inference-only", "large", "placebo", "psi", "no-voting")
+ARMS = ("fewshot", "inference-only", "large", "placebo", "psi")
 NAMES = ("kilo", "lima")
 ALL_TASKS = ", ".join(
     f'{{name="{name}", description="task {name}", seeds="seeds/{name}.jsonl", evaluation="evaluation/{name}.jsonl", '
@@ -65,7 +65,7 @@ def of_arm(run: LiveRun, arm: str) -> Path:
 
 
 def test_every_writing_arm_has_exactly_its_rows_and_every_trained_one_its_models(run: LiveRun) -> None:
-    for arm in ("large", "placebo", "psi", "no-voting"):
+    for arm in ("large", "placebo", "psi"):
         files = [str(file) for file in (of_arm(run, arm) / "dataset/round-0").glob("*.parquet")]
         tasks = [name for file in files for name in pq.read_table(file)["task"].to_pylist()]
         assert {name: tasks.count(name) for name in NAMES} == dict.fromkeys(NAMES, ROWS)
@@ -84,11 +84,9 @@ def test_the_placebo_of_a_task_is_what_the_other_task_works_with(run: LiveRun) -
 
 def test_arms_differ_only_in_what_their_rows_come_from(run: LiveRun) -> None:
     labels = {
-        arm: read(of_arm(run, arm) / "dataset/round-0/summary.json")["label_accuracy"]
-        for arm in ("psi", "no-voting", "placebo")
+        arm: read(of_arm(run, arm) / "dataset/round-0/summary.json")["label_accuracy"] for arm in ("psi", "placebo")
     }
     assert labels["psi"] >= 0.9
-    assert labels["no-voting"] >= 0.9
     assert labels["placebo"] <= 0.2
     steps = {arm: read(run.folder / f"stages/train-{arm}.json")["steps"] for arm in ("psi", "psi.seed-1", "large")}
     assert set(steps.values()) == {6}
