@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from generation.curation.sequences import WordPlaces
 from generation.curation.text import InputText, ngram_hashes, read_input, telling_ngrams, template_words
 
+ROUNDING = 1e-9
+
 
 class CopyFinder:
     """Finds inputs that repeat a seed.
@@ -41,11 +43,11 @@ class CopyFinder:
         content = self._content(text)
         if len(content) < 2:
             return None
-        for number, shared in self._shared_words(content).items():
+        for number, most in self._most_shared(content).items():
             seed = self._seeds[number]
             needed = self._threshold * (seed.length + len(content)) / 2
             # The words in common, whatever their order, bound the subsequence from above.
-            if shared >= needed and seed.common(content) >= needed:
+            if most >= needed and seed.common(content) >= needed:
                 return "nearly a copy of a seed"
         return None
 
@@ -60,10 +62,19 @@ class CopyFinder:
             self._holders[word].append((len(self._seeds), mask.bit_count()))
         self._seeds.append(seed)
 
-    def _shared_words(self, content: list[str]) -> dict[int, int]:
-        """Seed number -> size of the bag of words in common."""
-        shared: dict[int, int] = defaultdict(int)
-        for word, times in Counter(content).items():
+    def _most_shared(self, content: list[str]) -> dict[int, int]:
+        """Seed number -> upper bound of the words in common, of the seeds that may have enough of them.
+
+        A copy shares `t * words / (2 - t)` words at least: so many when the seed is as short as the threshold t allows. So it shares
+        one of any words beyond all but so many, and the rarest are looked up: those that most seeds hold are never counted.
+        """
+        least = self._threshold * len(content) / (2 - self._threshold)
+        most: dict[int, int] = defaultdict(int)
+        unseen = len(content)
+        for word, times in sorted(Counter(content).items(), key=lambda item: len(self._holders.get(item[0], ()))):
+            if unseen < least - ROUNDING:
+                break
+            unseen -= times
             for number, times_in_seed in self._holders.get(word, ()):
-                shared[number] += min(times, times_in_seed)
-        return shared
+                most[number] += min(times, times_in_seed)
+        return {number: shared + unseen for number, shared in most.items()}
