@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from cluster.repeating import repeating
 from generation.energy import Method, counter_gain
 from generation.storage import Store, json_bytes
 
@@ -183,23 +184,16 @@ def _assigned_gpus() -> list[str]:
 @contextlib.contextmanager
 def metered(folder: Path, gpu_share: float) -> Generator[None]:
     """Keep the last reading of this process in a file of its own in `folder` while the block runs, for `read_folder`."""
-    meter, ended = ProcessMeter(children=True, gpu_share=gpu_share), threading.Event()
+    meter = ProcessMeter(children=True, gpu_share=gpu_share)
     store, name = Store(str(folder)), meter.read().process.replace(":", "-")
 
     def write() -> None:
         store.replace(f"{name}.json", json_bytes(asdict(meter.read())))
 
-    def follow() -> None:
-        while not ended.wait(READING_SECONDS):
-            write()
-
-    follower = threading.Thread(target=follow, name="energy", daemon=True)
-    follower.start()
     try:
-        yield
+        with repeating(write, READING_SECONDS, "energy"):
+            yield
     finally:
-        ended.set()
-        follower.join()
         write()
 
 

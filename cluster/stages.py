@@ -1,7 +1,6 @@
 """The stages of a run. Each looks at the run folder first and does only what is not there yet."""
 
 import hashlib
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 from cluster.open_run import OpenRun
 from cluster.pools import Pool
 from cluster.progress import Counters
+from cluster.repeating import repeating
 from cluster.report_files import read_metrics
 from cluster.stage_pools import StagePools, TokenBook
 from generation.arms import ArmSpec
@@ -98,22 +98,16 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
 @contextmanager
 def _training_shown(run: OpenRun, arm: str, metrics: Path) -> Generator[None]:
     """Show the steps of a training job while it runs in other processes, from the metrics file that its first rank writes."""
-    ended, counters = threading.Event(), Counters(f"train {arm}", 0, run.recipe.training.max_steps, noun="steps")
+    counters = Counters(f"train {arm}", 0, run.recipe.training.max_steps, noun="steps")
 
-    def follow() -> None:
-        while not ended.wait(METRICS_POLL_SECONDS):
-            lines = read_metrics(Store(str(metrics.parent)), metrics.name)
-            tokens = sum(int(line.get("tokens", 0)) for line in lines)
-            run.line.show(replace(counters, done=len(lines), tokens=tokens))
+    def show() -> None:
+        lines = read_metrics(Store(str(metrics.parent)), metrics.name)
+        tokens = sum(int(line.get("tokens", 0)) for line in lines)
+        run.line.show(replace(counters, done=len(lines), tokens=tokens))
 
     run.line.show(counters)
-    follower = threading.Thread(target=follow, name="training-progress", daemon=True)
-    follower.start()
-    try:
+    with repeating(show, METRICS_POLL_SECONDS, "training-progress"):
         yield
-    finally:
-        ended.set()
-        follower.join()
 
 
 def evaluate_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools) -> None:
