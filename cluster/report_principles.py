@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from generation.principles.model import Estimate, Principle, principles_file, read_principles
+from generation.principles.model import Difference, Principle, principles_file, read_principles
 from generation.storage import Store
 
 SOLVE_ESTIMATES = {"solve_gain": "over none", "placebo_gain": "over a placebo"}
@@ -51,7 +51,7 @@ def reasons(principles: Iterable[Principle]) -> dict[str, int]:
     return dict(Counter(_VARIABLE.sub("#", p.reason) for p in principles if p.reason).most_common())
 
 
-def estimates_of(principle: Principle) -> dict[str, Estimate | None]:
+def estimates_of(principle: Principle) -> dict[str, Difference | None]:
     """Those that a principle of its kind can have, by field."""
     names = DRAFT_ESTIMATES if principle.kind == "generate" else SOLVE_ESTIMATES
     return {name: getattr(principle, name) for name in names}
@@ -73,5 +73,5 @@ def _principle(p: Principle) -> dict[str, Any]:
     }
 
 
-def _estimate(found: Estimate | None) -> dict[str, Any] | None:
+def _estimate(found: Difference | None) -> dict[str, Any] | None:
     return None if found is None else {"value": found.value, "ci95": [found.low, found.high], "probes": found.items}

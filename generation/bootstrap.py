@@ -52,6 +52,12 @@ class Resampled:
     drawn: Mapping[str, NDArray[np.float64]]
 
 
+def interval95(drawn: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval of what resamples gave."""
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def resample(arms: Mapping[str, Rights], rng_seed: int, samples: int = SAMPLES) -> Resampled:
     """Draw tasks with replacement, and items with replacement within each drawn task; the same draw for all arms.
 
@@ -174,5 +180,4 @@ def seed_accuracies(rights: Rights) -> list[float]:
 
 
 def _estimate(observed: float, drawn: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(observed, float(low), float(high))
+    return Estimate(observed, *interval95(drawn))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.answers import answers_equal, extract_answer
+from generation.bootstrap import interval95
 from generation.engines.base import Completion, Request, Sampling
 from generation.flows import Flow, FlowCall
 from generation.instances.parse import read_answer, strip_citations
@@ -136,11 +137,6 @@ def score(results: Sequence[ItemResult], samples: int, rng_seed: int) -> Score:
         accuracy = sum(rights) / len(rights)
         # To draw n of n right-or-wrong items with replacement is to draw the number of right ones from a binomial.
         drawn.append(rng.binomial(len(rights), accuracy, samples) / len(rights))
-        tasks[task] = TaskScore(accuracy, _interval(drawn[-1]), len(rights))
+        tasks[task] = TaskScore(accuracy, interval95(drawn[-1]), len(rights))
     mean = sum(task.accuracy for task in tasks.values()) / len(tasks)
-    return Score(mean, _interval(np.mean(drawn, axis=0)), len(results), tasks)
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+    return Score(mean, interval95(np.mean(drawn, axis=0)), len(results), tasks)

@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("generate", "solve", "check")
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Difference:
     """A difference that was measured, with its 95 % bootstrap interval.
 
     Attributes:
@@ -81,12 +81,12 @@ class Principle:
     shown: tuple[str, ...] = ()
     tried_on: str = ""
     solve_accuracy: float | None = None
-    solve_gain: Estimate | None = None
-    placebo_gain: Estimate | None = None
-    parse_delta: Estimate | None = None
-    yield_delta: Estimate | None = None
-    novelty_delta: Estimate | None = None
-    coverage_delta: Estimate | None = None
+    solve_gain: Difference | None = None
+    placebo_gain: Difference | None = None
+    parse_delta: Difference | None = None
+    yield_delta: Difference | None = None
+    novelty_delta: Difference | None = None
+    coverage_delta: Difference | None = None
     utility: float | None = None
     leaks: bool = False
     status: Status = "candidate"
@@ -98,7 +98,7 @@ _ARROW: dict[Any, Any] = {
     bool: pa.bool_(),
     float | None: pa.float64(),
     tuple[str, ...]: pa.list_(pa.string()),
-    Estimate | None: pa.struct(
+    Difference | None: pa.struct(
         [("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64()), ("items", pa.int32())]
     ),
 }
@@ -146,11 +146,11 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _estimate(value: dict[str, Any] | None) -> Estimate | None:
-    return None if value is None else Estimate(**value)
+def _estimate(value: dict[str, Any] | None) -> Difference | None:
+    return None if value is None else Difference(**value)
 
 
-_READ: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: tuple, Estimate | None: _estimate}
+_READ: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: tuple, Difference | None: _estimate}
 
 
 def load_principles(path: str | Path, tasks: Sequence[str], levels: Sequence[str]) -> list[Principle]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from generation.bootstrap import interval95
 from generation.principles.cluster_seeds import Vectors
-from generation.principles.model import Estimate, Principle
+from generation.principles.model import Difference, Principle
 
 BOOTSTRAP_SAMPLES = 2000
 TOKEN_PRICE = 0.01
@@ -28,7 +29,7 @@ Rights = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
-def paired(ours: Rights | Floats, theirs: Rights | Floats, rng_seed: int) -> Estimate:
+def paired(ours: Rights | Floats, theirs: Rights | Floats, rng_seed: int) -> Difference:
     """The difference of the means of two values of the same items."""
     difference = ours.astype(np.float64) - theirs.astype(np.float64)
     steps, counts = np.unique(difference, return_counts=True)
@@ -37,7 +38,7 @@ def paired(ours: Rights | Floats, theirs: Rights | Floats, rng_seed: int) -> Est
     return _estimate(float(difference.mean()), drawn @ steps / len(difference), len(difference))
 
 
-def unpaired(ours: Floats, theirs: Floats, rng_seed: int) -> Estimate:
+def unpaired(ours: Floats, theirs: Floats, rng_seed: int) -> Difference:
     """The difference of the means of two samples that share no items."""
     rng = np.random.default_rng(rng_seed)
     means = [
@@ -74,7 +75,7 @@ def lengths_covered(seeds: Sequence[str], drafts: Sequence[str]) -> Rights:
     return np.asarray(near.any(axis=1))
 
 
-def harms(estimate: Estimate | None) -> bool:
+def harms(estimate: Difference | None) -> bool:
     """Whether a difference is below zero for certain: also the upper end of its interval is (one-sided, 97.5 %)."""
     return estimate is not None and estimate.high < 0
 
@@ -110,9 +111,8 @@ def prefix_tokens(principle: Principle) -> int:
     return -(-len(f"{principle.when} {principle.text}".strip()) // 4)
 
 
-def _estimate(value: float, drawn: Any, items: int) -> Estimate:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Estimate(value, float(low), float(high), items)
+def _estimate(value: float, drawn: Any, items: int) -> Difference:
+    return Difference(value, *interval95(drawn), items)
 
 
 def _largest(similarities: Vectors) -> Vectors:
@@ -120,7 +120,7 @@ def _largest(similarities: Vectors) -> Vectors:
     return similarities.max(axis=1) if similarities.shape[1] else np.zeros(len(similarities), dtype=np.float32)
 
 
-def _z(estimates: Sequence[Estimate | None]) -> Floats:
+def _z(estimates: Sequence[Difference | None]) -> Floats:
     """Deviations from the mean of those measured, 0 for the others. A deviation is at least the error of measurement: chance is no merit."""
     known = [e for e in estimates if e is not None]
     if not known:

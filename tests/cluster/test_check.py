@@ -12,7 +12,7 @@ from cluster.model_facts import context_tokens, model_facts
 from cluster.show import show_run
 from generation.engines.config import VllmEngine
 from generation.errors import RecipeError, StorageError
-from generation.principles.model import Estimate, Principle, write_principles
+from generation.principles.model import Difference, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines
 from recipes.miniature.world import TASKS
 
@@ -154,7 +154,7 @@ def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) ->
         "solve",
         "sort it",
         solve_accuracy=0.8,
-        solve_gain=Estimate(0.5, 0.2, 0.8, 10),
+        solve_gain=Difference(0.5, 0.2, 0.8, 10),
         status="active",
     )
     write_principles(

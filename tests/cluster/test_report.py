@@ -12,7 +12,7 @@ from cluster.progress import summary_table
 from cluster.report import build_report, read_report, render, unit
 from generation.curation.counts import funnel
 from generation.errors import StorageError
-from generation.principles.model import Estimate, Principle, write_principles
+from generation.principles.model import Difference, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines
 
 SECRET = "the patient was told on Tuesday"
@@ -103,7 +103,7 @@ def principles() -> list[Principle]:
     return [
         Principle(
             "a1", "reverse-upper", "task", "solve", "Write the letters in reverse order, then make each of them <upper case>.",
-            support=("s1", "s2", "s3"), status="active", solve_gain=Estimate(0.625, 0.41, 0.81, 32), tried_on="validate",
+            support=("s1", "s2", "s3"), status="active", solve_gain=Difference(0.625, 0.41, 0.81, 32), tried_on="validate",
         ),
         Principle("a2", "rotate-double", "skill", "generate", "Vary the length of the word from three to eight letters.",
                   support=("s4",), status="active"),

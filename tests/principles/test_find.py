@@ -14,7 +14,7 @@ from generation.flows import FlowCall
 from generation.journal import Journal
 from generation.principles.ask import LARGE_STAGE, Asks, ask_large, ask_once
 from generation.principles.find import find_all
-from generation.principles.model import Estimate, Principle
+from generation.principles.model import Difference, Principle
 from generation.principles.search import Search
 from generation.prompts.prompt_set import load_prompt_set
 from generation.pump import Pump
@@ -86,7 +86,7 @@ def test_the_rule_behind_the_seeds_is_found_and_the_wrong_ones_are_kept_with_rea
     assert [(p.text, p.kind) for p in active] == [("rotate left; shift up", "solve"), ("len 4-6", "generate")]
     best = active[0]
     assert best.solve_accuracy == 1.0
-    assert best.solve_gain == Estimate(1.0, 1.0, 1.0, best.solve_gain.items)
+    assert best.solve_gain == Difference(1.0, 1.0, 1.0, best.solve_gain.items)
     assert best.tried_on == "cross-fit"
     assert best.model == "large-digest"
     assert best.template in {"mine_rule", "mine_error"}

@@ -5,7 +5,7 @@ import pytest
 from generation.errors import RecipeError
 from generation.principles.model import (
     PRINCIPLE_SCHEMA,
-    Estimate,
+    Difference,
     Principle,
     load_principles,
     principle_id,
@@ -21,7 +21,7 @@ def test_principles_survive_storage_with_what_was_not_measured(tmp_path):
     store = Store(str(tmp_path))
     full = Principle(
         "1", "t", "task", "solve", "Add.", "sums", ("s1", "s2"), "m", "mine_task", ("c",), 0, ("s3",),
-        "validate", 0.5, Estimate(0.25, 0.0, 0.5, 8), yield_delta=Estimate(0.1, -0.2, 0.3, 32), utility=1.5,
+        "validate", 0.5, Difference(0.25, 0.0, 0.5, 8), yield_delta=Difference(0.1, -0.2, 0.3, 32), utility=1.5,
     )  # fmt: skip
     bare = Principle("2", "t", "task", "", "?", status="retired", reason="unreadable: no principle")
     assert write_principles(store, [full, bare]) == "principles/round-0.arrow"

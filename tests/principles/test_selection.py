@@ -8,7 +8,7 @@ from generation.config import AnswerConfig, GenerationConfig, LevelConfig, Princ
 from generation.engines.base import Request
 from generation.principles.ask import Asks
 from generation.principles.halving import probe_counts
-from generation.principles.model import Estimate, Principle
+from generation.principles.model import Difference, Principle
 from generation.principles.search import Search, run_together
 from generation.principles.selection import select
 from generation.prompts.prompt_set import load_prompt_set
@@ -241,6 +241,6 @@ def test_trials_of_several_tasks_are_asked_together():
     assert done == [1, 2, 3]
 
 
-def value(estimate: Estimate | None) -> float:
+def value(estimate: Difference | None) -> float:
     assert estimate is not None
     return estimate.value

@@ -4,7 +4,7 @@ from typing import Any
 from generation.config import AnswerConfig, GenerationConfig, LevelConfig, PrinciplesConfig, TaskConfig
 from generation.engines.base import Request
 from generation.principles.ask import Asks
-from generation.principles.model import Estimate, Principle, principle_id
+from generation.principles.model import Difference, Principle, principle_id
 from generation.principles.search import Search
 from generation.principles.variants import by_lot, placebo, without_level
 from generation.prompts.prompt_set import load_prompt_set
@@ -32,8 +32,8 @@ def active(principles: list[Principle]) -> list[str]:
     return [p.text for p in principles if p.status == "active"]
 
 
-def gain(value: float) -> Estimate:
-    return Estimate(value, value, value, 32)
+def gain(value: float) -> Difference:
+    return Difference(value, value, value, 32)
 
 
 GAINS: dict[str, Any] = {"solve_gain": gain(1), "placebo_gain": gain(1)}
@@ -67,7 +67,7 @@ def test_without_a_level_no_more_is_searched_than_with_it():
         principle("good few", "task", reason="utility: not in the better half after 16 probes", solve_gain=gain(1)),
         principle("good new", "task", reason="not tried: 64 have more support"),
         principle("finalist", "task", solve_gain=gain(0), placebo_gain=gain(0)),
-        principle("vary few", "task", "generate", yield_delta=Estimate(1, 1, 1, 16)),
+        principle("vary few", "task", "generate", yield_delta=Difference(1, 1, 1, 16)),
         principle("vary new", "task", "generate"),
     ]
     chosen, pool = without([principle("good one"), *found, principle("good all", "task", **GAINS)], "skill")
