@@ -62,9 +62,9 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
     run_id, model = _run_id(run, arm), model_name(pool.engine)
     tasks = {task.name: without_seeds(task) for task in run.tasks}
     work = tuple(_work(run, arm, task, principles, held_out) for task in run.tasks)
-    others = [other for other in run.arms if other.writes and other != arm]
-    elsewhere = {other.name: session_seconds(run.arm(other.name), "generation") for other in others}
-    gpus = {other.name: _writer(run, other).gpus * _writer(run, other).replicas for other in others}
+    others = [other for other in run.writing_arms if other != arm]
+    elsewhere = {other: session_seconds(run.arm(other.name), "generation") for other in others}
+    worked = [(_writer(run, other), seconds) for other, seconds in elsewhere.items() if seconds]
     return ArmRun(
         arm=arm.name,
         store=run.arm(arm.name),
@@ -75,7 +75,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         provenance={"run": run_id, "identity": run.loaded.identity_hash, "model": model},
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
         spent_seconds=sum(elsewhere.values()) + run.seconds_beside_generation(),
-        spent_gpu_hours=sum(seconds * gpus[name] for name, seconds in elsewhere.items()) / 3600,
+        spent_gpu_hours=sum(seconds * other.gpus * other.replicas for other, seconds in worked) / 3600,
     )
 
 

@@ -56,6 +56,12 @@ class OpenRun:
         """The arms of the recipe."""
         return [arm_spec(name) for name in in_reading_order(self.recipe.generation.arms)]
 
+    @property
+    def writing_arms(self) -> list[ArmSpec]:
+        """Arms that may have written rows in this folder: those of `psi run` and of `psi compare`, whichever is running."""
+        names = in_reading_order([*self.recipe.generation.arms, *self.recipe.compare.arms])
+        return [arm for arm in map(arm_spec, names) if arm.writes]
+
     def models_of(self, arm: ArmSpec) -> list[int]:
         """Numbers of the models that an arm is scored by: 0 is the first training seed, or the untrained model."""
         several = self.compares and arm.trained and arm.name in self.recipe.compare.headline
@@ -76,7 +82,7 @@ class OpenRun:
 
     def spent_seconds(self) -> float:
         """Wall time of all stages, over all restarts."""
-        generating = sum(session_seconds(self.arm(arm.name), "generation") for arm in self.arms if arm.writes)
+        generating = sum(session_seconds(self.arm(arm.name), "generation") for arm in self.writing_arms)
         return generating + self.seconds_beside_generation()
 
     @contextmanager
