@@ -9,7 +9,6 @@ import numpy as np
 
 from cluster.compare_items import Answered, read_answers
 from cluster.compare_text import compare_page
-from cluster.energy_report import energy_of
 from cluster.report_data import gather
 from cluster.report_files import RunFiles, moment, number, open_run, read_object
 from cluster.report_tokens import arm_tokens
@@ -76,7 +75,7 @@ def read_compare(run: Store) -> dict[str, Any]:
         "contrasts": _contrasts(compared),
         "yield": report["yield"],
         "tokens": report["tokens"],
-        "energy": energy_of(run),
+        "energy": report["energy"],
     }
 
 

@@ -55,16 +55,19 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
             with _opened(loaded, line, patience) as run:
                 _run_stages(replace(run, compares=compares), stages)
-        if compares:
-            line.say(compare_table(build_compare(store)))
         if "report" in stages:
-            build_report(store)
-        if "report" in stages and not compares:
-            line.say(summary_table(read_report(store)))
+            line.say(_reported(store, compares))
         _refuse_given_up(store)
         return store
     finally:
         line.close()
+
+
+def _reported(store: Store, compares: bool) -> str:
+    """Write the report, and before it the comparison that it shows; returns the table to print."""
+    compared = build_compare(store) if compares else None
+    build_report(store)
+    return compare_table(compared) if compared else summary_table(read_report(store))
 
 
 def _await_datasets(loaded: LoadedRecipe, line: ProgressLine) -> float:
