@@ -37,17 +37,6 @@ def load_tasks(configs: Sequence[TaskConfig]) -> list[Task]:
     return tasks
 
 
-def load_seeds(config: TaskConfig) -> list[Seed]:
-    """The seeds of one task with their splits, in file order.
-
-    Raises:
-        SeedError: Rows are wrong; the message lists them.
-    """
-    reading = _read(config, "seeds")
-    _raise(reading.problems)
-    return split_seeds(config, reading.seeds)
-
-
 def load_evaluation(config: TaskConfig) -> list[Seed]:
     """The evaluation rows of one task, in file order; empty where the recipe names no file.
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.private_sends import SendBook, host, read_private_sends
-from cluster.recipe import Recipe, load_recipe
+from cluster.recipe import Recipe, compared, load_recipe
 from cluster.report_files import open_run
 from generation.errors import PrivacyError
 from generation.flows import FlowResult
@@ -94,11 +94,8 @@ def test_a_host_is_named_with_its_port_and_without_its_path() -> None:
     assert host("models.example") == "models.example"
 
 
-@pytest.mark.parametrize("arm", ["large", "psi", "small-written", "direct"])
 @pytest.mark.parametrize("pool", ["large", "small"])
-def test_no_arm_may_send_a_private_task_to_an_endpoint_that_it_does_not_allow(
-    tmp_path: Path, pool: str, arm: str
-) -> None:
+def test_a_private_task_is_refused_whichever_pool_would_send_it_away(tmp_path: Path, pool: str) -> None:
     (tmp_path / "seeds.jsonl").write_text('{"input": "the patient", "output": "well"}\n' * 3)
     (tmp_path / "recipe.toml").write_text(
         f"""
@@ -106,7 +103,7 @@ run.name = "r"
 pools.large.engine = {{ kind = "scripted" }}
 pools.small.engine = {{ kind = "scripted" }}
 pools.{pool}.engine = {{ kind = "http", url = "https://far.example/v1", model = "m" }}
-generation = {{ accepted_rows = 1, arms = ["{arm}"] }}
+generation = {{ accepted_rows = 1, arms = ["base"] }}
 [[tasks]]
 name = "notes"
 description = "d"
@@ -121,4 +118,5 @@ allowed_endpoints = ["near.example"]
     ) as caught:
         load_recipe(tmp_path)
     assert "patient" not in str(caught.value)
-    assert load_recipe(tmp_path, ['tasks.0.allowed_endpoints=["far.example"]']).recipe.tasks[0].privacy == "private"
+    allowed = load_recipe(tmp_path, ['tasks.0.allowed_endpoints=["far.example"]', 'compare.arms=["base"]'])
+    assert compared(allowed).recipe.tasks[0].privacy == "private"

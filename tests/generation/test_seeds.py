@@ -13,12 +13,17 @@ from pyarrow import parquet
 from generation.config import AnswerConfig, FieldsConfig, TaskConfig
 from generation.errors import SeedError
 from generation.seed_files import MAX_ROW_BYTES
-from generation.seeds import MAX_LISTED, load_evaluation, load_seeds, load_tasks, split_seeds
+from generation.seeds import MAX_LISTED, load_evaluation, load_tasks, split_seeds
 from generation.task import Seed
 
 SHARED = Path(os.environ.get("PSI_SHARED_DIR", "../shared"))
 ROWS = [{"input": f"question {i}", "output": f"answer {i}"} for i in range(20)]
 needs_data = pytest.mark.skipif(not (SHARED / "data/gsm8k").is_dir(), reason="PSI_SHARED_DIR has no data")
+
+
+def seeds_of(config: TaskConfig) -> list[Seed]:
+    (loaded,) = load_tasks([config])
+    return list(loaded.seeds)
 
 
 def task(path: Path, **values: Any) -> TaskConfig:
@@ -70,7 +75,7 @@ def as_saved_dataset(folder: Path) -> Path:
 
 @pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet, as_parquet_folder, as_saved_dataset])
 def test_every_form_of_file_gives_the_same_seeds(tmp_path: Path, write: Any) -> None:
-    seeds = load_seeds(task(write(tmp_path)))
+    seeds = seeds_of(task(write(tmp_path)))
     assert [(seed.input, seed.output) for seed in seeds] == [(row["input"], row["output"]) for row in ROWS]
     assert len({seed.seed_id for seed in seeds}) == len(ROWS)
 
@@ -167,13 +172,13 @@ def test_seeds_that_are_evaluation_inputs_are_refused_by_line(tmp_path: Path) ->
 
 def test_a_cut_of_the_file_is_the_only_part_that_is_checked(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [*ROWS, {"input": "bad"}])
-    assert len(load_seeds(task(path, max_seeds=5))) == 5
+    assert len(seeds_of(task(path, max_seeds=5))) == 5
 
 
 def test_numbers_keep_their_spelling_and_text_before_the_answer_is_the_rationale(tmp_path: Path) -> None:
     rows = [{"q": "a", "a": "One and two.\n#### 1,003.50"}, {"q": "b", "a": 7}]
     fields = {"input": "q", "output": "a", "answer_pattern": r"####\s*(.+)"}
-    first = load_seeds(task(write_lines(tmp_path / "a.jsonl", rows[:1]), answer={"kind": "number"}, fields=fields))[0]
+    first = seeds_of(task(write_lines(tmp_path / "a.jsonl", rows[:1]), answer={"kind": "number"}, fields=fields))[0]
     assert (first.output, first.rationale) == ("1003.5", "One and two.")
     assert "finds nothing in 'a'" in problems(
         task(write_lines(tmp_path / "b.jsonl", rows), answer={"kind": "number"}, fields=fields)
@@ -242,6 +247,6 @@ def test_bbh_choices_are_read_and_stratified(tmp_path: Path, name: str) -> None:
     examples = json.loads((SHARED / f"data/bbh/{name}.json").read_text())["examples"]
     labels = sorted({example["target"] for example in examples})
     path = write_lines(tmp_path / "a.jsonl", examples)
-    seeds = load_seeds(task(path, answer={"kind": "choice", "labels": labels}, fields={"output": "target"}))
+    seeds = seeds_of(task(path, answer={"kind": "choice", "labels": labels}, fields={"output": "target"}))
     assert [seed.output for seed in seeds] == [example["target"] for example in examples]
     assert all({s.split for s in seeds if s.output == label} == {"mine", "validate", "demo"} for label in labels)
