@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from generation.instances.flow import InstanceContext
+from generation.spent import Spent
 from generation.visible import SettledUnit
 
 
@@ -26,20 +27,65 @@ class GenerateJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """What a replica says of itself with each `lease` and `beat`. Sums are over its life; losing one loses nothing.
+
+    Attributes:
+        steps: Steps of its engine. A lease is renewed when they rise, and by nothing that hangs.
+        node: Ray's id of its node.
+        held: Units in its hands, so that a restarted coordinator does not hand them to others.
+        spent: Where its time went.
+    """
+
+    steps: int = 0
+    node: str = ""
+    held: tuple[str, ...] = ()
+    spent: Spent = field(default_factory=Spent)
+
+
+@dataclass(frozen=True, slots=True)
+class BeatAnswer:
+    """What a replica should know at once.
+
+    Attributes:
+        leave: There will be no more work: commit what is complete, drop the rest, and leave.
+        drop: Units of those held that others have settled, which need not be finished.
+    """
+
+    leave: bool = False
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """How to run a unit alone of which engines have died, so that the flow that kills them is found.
+
+    Attributes:
+        group: Flows to run at once. Each group is announced (`Coordinator.announce`) before it starts.
+        skip: Places in the unit of flows that killed engines: not run, but written as rejections.
+    """
+
+    group: int
+    skip: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Units handed to one replica until a deadline. Losing it loses nothing.
 
     Attributes:
         lease_id: Unique within an incarnation.
         units: Unit ids, in plan order, all of one plan record.
-        seconds: How long the replica may take before the units are leased again.
+        seconds: How long the replica may go without a step before the units are leased again.
         seen: Accepted inputs (`generation.instances.flow.seen_key`) that are new since the replica's last lease; advisory.
+        care: For a single unit of which engines have died; else None.
     """
 
     lease_id: str
     units: tuple[str, ...]
     seconds: float
     seen: tuple[str, ...] = ()
+    care: Care | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +161,7 @@ class Progress:
         instances: Rows with status `instance`, by task.
         rejections: `task/stage/reason` to count.
         tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`.
+        spent: Replica to where its time went, of all that this coordinator has heard of.
     """
 
     planned: int
@@ -125,6 +172,7 @@ class Progress:
     instances: dict[str, int]
     rejections: dict[str, int]
     tokens: dict[str, dict[str, int]]
+    spent: dict[str, Spent] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
