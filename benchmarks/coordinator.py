@@ -61,7 +61,7 @@ def play(replicas: int, units: int) -> tuple[int, float]:
         dies = replica in held and rng.random() < _DEATHS
         started = time.perf_counter()
         if dies:
-            ledger.forget(replica)
+            ledger.forget(replica, "killed", blame=True)
             del held[replica]
         elif replica in held:
             ledger.commit(replica, held.pop(replica), f"{replica}-{pairs}", now)

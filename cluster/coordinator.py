@@ -12,11 +12,12 @@ from typing import Any
 from cluster.energy import ProcessMeter, Reading
 from cluster.group_commit import GroupCommit
 from cluster.ledger import Ledger
-from cluster.protocol import CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress, ShardCommit
+from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress, ShardCommit
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records, read_records
 from generation.manifest import ShardLine, take_over, tombstone_line
+from generation.spent import Spent
 from generation.storage import Store
 from generation.visible import PlanPrefix
 
@@ -78,21 +79,40 @@ class Coordinator:
         self._meter = ProcessMeter()
         self._seen: list[str] = []
         self._told: dict[str, int] = {}
+        self._spent: dict[str, Spent] = {}
         self._draining = False
         self._fenced: RunLockedError | None = None
         self._desk: _Desk | None = _Desk(self._store, lease_seconds)
 
-    async def lease(self, replica_id: str) -> LeaseAnswer:
+    async def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
         """What a replica shall do next."""
+        desk = self._open_desk()
+        self._hear(desk, replica_id, beat)
         if self._draining:
             return LeaseAnswer(leave=True)
-        desk = self._open_desk()
         grant = desk.ledger.lease(replica_id, self._clock())
         await self._log_buried(desk)
         if grant is None:
             return LeaseAnswer(wait_seconds=_WAIT_SECONDS)
         lease_id = f"{desk.writer.incarnation}-{grant.lease_id}"
         return LeaseAnswer(Lease(lease_id, grant.units, grant.seconds, self._news_for(replica_id)))
+
+    async def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
+        """A replica lives; says which of its units it need not finish."""
+        desk = self._open_desk()
+        self._hear(desk, replica_id, beat)
+        await self._log_buried(desk)
+        return BeatAnswer(self._draining, desk.ledger.settled(beat.held))
+
+    async def announce(self, replica_id: str, unit: str, first: int, end: int) -> None:
+        """A replica is about to run flows [first, end) of a unit that was leased with care."""
+        self._open_desk()
+
+    async def release(self, replica_id: str, units: tuple[str, ...], reason: str, blame: bool) -> None:
+        """A replica gives units back; with blame, they lose an attempt each."""
+        desk = self._open_desk()
+        desk.ledger.release(replica_id, units, reason, blame)
+        await self._log_buried(desk)
 
     async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
         """Make a shard's units visible, all those that no other file has made visible before.
@@ -127,11 +147,12 @@ class Coordinator:
                 desk.add(record)
         return len(desk.records)
 
-    async def forget(self, replica_id: str) -> None:
-        """A replica is dead; its units are free again."""
+    async def forget(self, replica_id: str, reason: str, blame: bool) -> None:
+        """A replica is dead; its units are free again, with blame at the cost of one attempt each."""
         desk = self._open_desk()
-        desk.ledger.forget(replica_id)
+        desk.ledger.forget(replica_id, reason, blame)
         self._told.pop(replica_id, None)
+        self._spent.pop(replica_id, None)
         await self._log_buried(desk)
 
     async def publish_seen(self, keys: list[str]) -> None:
@@ -167,6 +188,7 @@ class Coordinator:
             instances=dict(state.instances),
             rejections=dict(state.rejections),
             tokens={stage: dict(counts) for stage, counts in state.tokens.items()},
+            spent=dict(self._spent),
         )
 
     async def committed_prefix(self, seen: Mapping[str, tuple[int, str]]) -> PrefixAnswer:
@@ -182,6 +204,10 @@ class Coordinator:
         if self._desk is None:
             self._desk = _Desk(self._store, self._lease_seconds)
         return self._desk
+
+    def _hear(self, desk: _Desk, replica_id: str, beat: Beat) -> None:
+        self._spent[replica_id] = beat.spent
+        desk.ledger.hear(replica_id, beat.steps, self._clock())
 
     async def _log_buried(self, desk: _Desk) -> None:
         buried = desk.ledger.take_buried()

@@ -1,7 +1,6 @@
 """Who works on which unit: leases, deadlines, attempts and the rule that the first complete commit wins.
 
-A pure state machine: no Ray, no clock, no storage. Time is passed in, in seconds from any origin. Losing all of it loses no row:
-committed and given-up units come back from the manifest, leases are simply handed out again.
+A pure state machine: no Ray, no clock, no storage. Time is passed in. Losing all of it loses no row: the manifest has the rest.
 """
 
 import heapq
@@ -26,6 +25,7 @@ class _Lease:
 @dataclass(slots=True)
 class _Replica:
     seen: float
+    steps: int = -1
     bundle: str = ""
     leases: set[str] = field(default_factory=set[str])
 
@@ -90,7 +90,7 @@ class Ledger:
 
     @property
     def num_replicas(self) -> int:
-        """Replicas that asked or committed within the last lease time."""
+        """Replicas heard of within the last lease time."""
         return len(self._replicas)
 
     def add_record(self, bundle: str, num_units: int) -> None:
@@ -117,8 +117,7 @@ class Ledger:
     def commit(self, replica: str, units: Iterable[str], file: str, now: float) -> Outcome:
         """A complete shard of `units` was written as `file`. Says the same when it is said again."""
         won: list[str] = []
-        committed: list[str] = []
-        lost: list[str] = []
+        committed, lost = list[str](), list[str]()
         for unit in units:
             if self._is_open(unit):
                 self._release(unit)
@@ -144,16 +143,35 @@ class Ledger:
         else:
             self._file_of[unit] = file
 
-    def forget(self, replica: str) -> None:
-        """A replica is dead: its units are free again, at the cost of one attempt each."""
+    def hear(self, replica: str, steps: int, now: float) -> None:
+        """A replica speaks; where its engine has made steps since it last did, its leases are renewed."""
+        member = self._touch(replica, now)
+        if steps > member.steps:
+            self._renew(replica, now)
+        member.steps = steps
+
+    def settled(self, units: Iterable[str]) -> tuple[str, ...]:
+        """Those of the units that are committed or given up."""
+        return tuple(unit for unit in units if unit in self._file_of or unit in self._tombstones)
+
+    def release(self, replica: str, units: Iterable[str], reason: str, blame: bool) -> None:
+        """A replica gives units back; with blame, they lose an attempt each."""
+        for unit in units:
+            lease = self._leases.get(self._lease_of.get(unit, ""))
+            if lease is not None and lease.replica == replica:
+                self._release(unit)
+                self._return(unit, reason, blame)
+
+    def forget(self, replica: str, reason: str, blame: bool) -> None:
+        """A replica is dead: its units are free again, with blame at the cost of one attempt each."""
         member = self._replicas.pop(replica, None)
         for lease_id in sorted(member.leases) if member else ():
-            self._end_lease(lease_id, f"replica {replica} died")
+            self._end_lease(lease_id, f"replica {replica} died: {reason}", blame)
 
     def expire(self, now: float) -> None:
         """Take back the units whose deadline is past."""
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, lease_id = heapq.heappop(self._deadlines)
+            lease_id = heapq.heappop(self._deadlines)[1]
             lease = self._leases.get(lease_id)
             if lease and lease.deadline <= now:
                 self._end_lease(lease_id, f"not committed in {lease.seconds:.0f} s by replica {lease.replica}")
@@ -204,23 +222,26 @@ class Ledger:
             heapq.heappush(self._deadlines, (lease.deadline, lease_id))
 
     def _release(self, unit: str) -> None:
-        lease_id = self._lease_of.pop(unit, None)
-        if lease_id is None:
+        if unit not in self._lease_of:
             return
+        lease_id = self._lease_of.pop(unit)
         lease = self._leases[lease_id]
         lease.units.discard(unit)
         if not lease.units:
             self._drop_lease(lease_id)
 
-    def _end_lease(self, lease_id: str, why: str) -> None:
+    def _end_lease(self, lease_id: str, why: str, blame: bool = True) -> None:
         for unit in sorted(self._leases[lease_id].units):
             del self._lease_of[unit]
-            attempts = self._attempts[unit] = self._attempts.get(unit, 0) + 1
-            if attempts >= self._max_attempts:
-                self.give_up(unit, f"{attempts} attempts, the last: {why}")
-                continue
-            self._free.put_back(unit)
+            self._return(unit, why, blame)
         self._drop_lease(lease_id)
+
+    def _return(self, unit: str, why: str, blame: bool) -> None:
+        attempts = self._attempts[unit] = self._attempts.get(unit, 0) + blame
+        if attempts >= self._max_attempts:
+            self.give_up(unit, f"{attempts} attempts, the last: {why}")
+        else:
+            self._free.put_back(unit)
 
     def _drop_lease(self, lease_id: str) -> None:
         lease = self._leases.pop(lease_id)

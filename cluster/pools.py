@@ -231,7 +231,7 @@ class Pool:
             ray.kill(member.handle)
         self._members.remove(member)
         if self._generation is not None:
-            self._generation[1].forget(member.replica_id)
+            self._generation[1].forget(member.replica_id, reason, blame=True)
         if self._deaths > self._max_restarts:
             raise GaveUpError(
                 f"pool '{self._name}': {self._deaths} replicas died, the last ({member.replica_id}): {reason}. "

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from cluster.coordinator_calls import CoordinatorCalls
 from cluster.energy import ProcessMeter, Reading
-from cluster.protocol import GenerateJob
+from cluster.protocol import Beat, GenerateJob
 from cluster.unit_work import UnitWork
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine
@@ -162,7 +162,7 @@ class Replica:
                 return
             now = time.monotonic()
             if not leaving and work.unstarted <= low and now >= ask_at:
-                answer = coordinator.lease(self._replica_id)
+                answer = coordinator.lease(self._replica_id, Beat(steps=self._pump.stats().steps))
                 if answer.lease is not None:
                     work.add(answer.lease, low)
                     self._pump.wake()

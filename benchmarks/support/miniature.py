@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.protocol import CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
+from cluster.protocol import Beat, BeatAnswer, CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
 from cluster.recipe import Recipe
 from cluster.unit_work import UnitWork
 from generation.arms import ArmSpec
@@ -94,9 +94,19 @@ class Desk:
 
     records: tuple[PlanRecord, ...]
 
-    def lease(self, replica_id: str) -> LeaseAnswer:
+    def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
         """All units."""
         return LeaseAnswer(Lease(replica_id, tuple(unit for record in self.records for unit in record.units()), 600.0))
+
+    def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
+        """Nothing has changed."""
+        return BeatAnswer()
+
+    def announce(self, replica_id: str, unit: str, first: int, end: int) -> None:
+        """Nothing is leased with care."""
+
+    def release(self, replica_id: str, units: tuple[str, ...], reason: str, blame: bool) -> None:
+        """Nobody else could take them."""
 
     def record(self, index: int) -> PlanRecord:
         """A plan record."""
@@ -126,7 +136,7 @@ class Miniature:
         """Generate and commit so many units."""
         desk = Desk(tuple(self._records(units)))
         work = UnitWork(GenerateJob(folder, "benchmark", self._context), "r", desk, self._shard_name)
-        lease = desk.lease("r").lease
+        lease = desk.lease("r", Beat()).lease
         assert lease is not None
         with Clock() as clock:
             work.add(lease, low=0)

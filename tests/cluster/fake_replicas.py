@@ -15,7 +15,7 @@ import pyarrow as pa
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import CoordinatorLink
 from cluster.generate import ArmRun
-from cluster.protocol import GenerateJob, Lease, ShardCommit, UnitRows
+from cluster.protocol import Beat, GenerateJob, Lease, ShardCommit, UnitRows
 from cluster.recipe import Recipe
 from cluster.task_fold import TaskWork
 from generation.config import TaskConfig
@@ -91,7 +91,7 @@ class FakePool:
             if self._ticks < 0:
                 raise KeyboardInterrupt
         while self.dead:
-            self._coordinator.call("forget", self.dead.pop())
+            self._coordinator.call("forget", self.dead.pop(), "killed", True)
             self._start_one()
 
     def stop_generation(self) -> None:
@@ -108,7 +108,7 @@ class FakePool:
     def _replica(self, name: str, rng: Random) -> None:
         shards = 0
         while not self._stop.is_set():
-            answer = self._coordinator.call("lease", name)
+            answer = self._coordinator.call("lease", name, Beat())
             if answer.leave:
                 return
             if answer.lease is None:

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cluster.coordinator import Coordinator
-from cluster.protocol import ShardCommit, UnitRows
+from cluster.protocol import Beat, ShardCommit, UnitRows
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.manifest import replay
@@ -31,7 +31,7 @@ def test_a_commit_is_acknowledged_only_once_it_is_on_storage(tmp_path):
     async def scene():
         desk = coordinator(tmp_path)
         await desk.add_records([record(0)])
-        lease = (await desk.lease("r")).lease
+        lease = (await desk.lease("r", Beat())).lease
         answer = await desk.commit("r", lease.lease_id, shard("f", *lease.units))
         assert answer.committed == lease.units
         assert set(replay(Store(str(tmp_path))).state.places) == set(lease.units)
@@ -134,19 +134,19 @@ def test_deadlines_deaths_and_draining(tmp_path):
     async def scene():
         now = [0.0]
         desk = coordinator(tmp_path, lambda: now[0])
-        assert (await desk.lease("r")).wait_seconds > 0
+        assert (await desk.lease("r", Beat())).wait_seconds > 0
         await desk.add_records([record(0, units=1)])
         await desk.publish_seen(["k1", "k2"])
-        first = (await desk.lease("r")).lease
+        first = (await desk.lease("r", Beat())).lease
         assert first.seen == ("k1", "k2")
-        await desk.forget("r")
-        second = (await desk.lease("s")).lease
+        await desk.forget("r", "killed", blame=True)
+        second = (await desk.lease("s", Beat())).lease
         assert second.units == first.units
         assert second.lease_id != first.lease_id
         now[0] = second.seconds
         assert (await desk.progress()).leased == 0
         await desk.drain()
-        assert (await desk.lease("s")).leave
+        assert (await desk.lease("s", Beat())).leave
         assert (await desk.commit("r", first.lease_id, shard("f", *first.units))).committed == first.units
 
     asyncio.run(scene())
@@ -156,12 +156,12 @@ def test_a_unit_that_always_fails_is_given_up_for_good(tmp_path):
     async def scene():
         desk = coordinator(tmp_path)
         await desk.add_records([record(0, units=1)])
-        while (await desk.lease("r")).lease:
-            await desk.forget("r")
+        while (await desk.lease("r", Beat())).lease:
+            await desk.forget("r", "killed", blame=True)
         given_up = (await desk.progress()).given_up
-        assert given_up == {"000000-000000": "5 attempts, the last: replica r died"}
+        assert given_up == {"000000-000000": "5 attempts, the last: replica r died: killed"}
         again = coordinator(tmp_path)
         assert (await again.progress()).given_up == given_up
-        assert (await again.lease("r")).lease is None
+        assert (await again.lease("r", Beat())).lease is None
 
     asyncio.run(scene())

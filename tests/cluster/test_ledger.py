@@ -84,7 +84,7 @@ def test_the_units_of_a_dead_replica_come_first():
     book = ledger(("b0", 4), ("b1", 40))
     lost = book.lease("dying", 0.0)
     book.lease("other", 0.0)
-    book.forget("dying")
+    book.forget("dying", "killed", blame=True)
     assert set(book.lease("other", 1.0).units) <= set(lost.units)
 
 
@@ -92,7 +92,7 @@ def test_a_unit_that_failed_twice_is_leased_alone():
     book = ledger(("b", 8), max_attempts=9)
     for _ in range(2):
         assert len(book.lease("r", 0.0).units) == 4
-        book.forget("r")
+        book.forget("r", "killed", blame=True)
     assert [len(book.lease("r", 0.0).units) for _ in range(4)] == [1, 1, 1, 1]
 
 
@@ -159,7 +159,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(replica=st.sampled_from("ABC"))
     def die(self, replica: str) -> None:
-        self.book.forget(replica)
+        self.book.forget(replica, "killed", blame=True)
         self.log_tombstones()
 
     @rule(seconds=st.floats(0, 50))
