@@ -18,7 +18,9 @@ from cluster.recipe import load_recipe, load_tasks
 from generation.arms import arm_spec
 from generation.engines.base import Completion, Prepared
 from generation.engines.config import VllmEngine
-from generation.engines.vllm import VllmModel, engine_arguments
+from generation.engines.presets import settings_here
+from generation.engines.vllm import VllmModel
+from generation.engines.vllm_arguments import engine_arguments
 from generation.prompts.prompt_set import load_prompt_set
 from generation.pump import Pump
 
@@ -111,7 +113,7 @@ def start_bare(config: VllmEngine) -> Any:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    arguments = EngineArgs(**engine_arguments(config, on_cpu=current_platform.is_cpu()))
+    arguments = EngineArgs(**engine_arguments(config, settings_here(config), on_cpu=current_platform.is_cpu()))
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=False)
 
 

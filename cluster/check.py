@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.estimate import ASSUMED_YIELD, Work, estimate, training_bytes_per_rank
-from cluster.model_facts import ModelFacts, model_facts
 from cluster.prompt_lengths import prompts_too_long
 from cluster.recipe import LoadedRecipe, Recipe, load_recipe, load_tasks
 from generation.engines.config import PoolConfig, VllmEngine
+from generation.engines.device import H100, H200, this_machine
+from generation.engines.model_facts import ModelFacts, model_facts
+from generation.engines.presets import EngineSettings, choose_settings
 from generation.errors import RecipeError
 from generation.principles.model import Principle, load_principles
 from generation.seeds import load_evaluation
@@ -123,19 +125,25 @@ def _model_lines(name: str, pool: PoolConfig, facts: ModelFacts | None) -> list[
     parameters = f"{human(facts.parameters)} parameters" if facts.parameters else "size not known here"
     by_name = "" if facts.exact or not facts.parameters else " by its name"
     lines = _line(name, f"{place}, {parameters}{by_name}, {replicas}")
+    devices = (H100, H200) if pool.gpus else (this_machine(),)
+    chosen = [choose_settings(engine, facts, device, pool.replicas_per_gpu) for device in devices]
+    for text in dict.fromkeys(_settings(engine, facts, settings) for settings in chosen):
+        lines += _line("", text)
     if facts.weight_bytes:
-        cache = _cache(engine, facts)
-        lines += _line("", f"memory per replica: weights {human(facts.weight_bytes, 'B')}, KV cache {cache}")
+        lines += _line("", f"weights {human(facts.weight_bytes, 'B')} per replica")
     return lines
 
 
-def _cache(engine: VllmEngine, facts: ModelFacts) -> str:
-    per_token = facts.kv_bytes_per_token
-    if engine.kv_cache_bytes:
-        tokens = f" ({human(engine.kv_cache_bytes // per_token)} tokens)" if per_token else ""
-        return f"{human(engine.kv_cache_bytes, 'B')}{tokens}"
-    left = f"what is left of {engine.gpu_memory_utilization:.0%} of a GPU"
-    return f"{left} ({human(per_token, 'B')} a token)" if per_token else left
+def _settings(engine: VllmEngine, facts: ModelFacts, chosen: EngineSettings) -> str:
+    cache, per_token = chosen.kv_cache_bytes, facts.kv_bytes_per_token
+    held = f"what is left of {chosen.memory_share:.0%} of it" if cache is None else human(cache, "B")
+    tokens = f" ({human(cache // per_token)} tokens)" if cache and per_token else ""
+    own = (engine.max_num_seqs, engine.max_num_batched_tokens)
+    by = "the recipe" if all(own) else chosen.why if not any(own) else f"the recipe, {chosen.why}"
+    return (
+        f"{chosen.max_num_seqs} sequences at once, {chosen.max_num_batched_tokens:,} tokens a step (by {by}); "
+        f"KV cache {held}{tokens}"
+    )
 
 
 def _work_lines(recipe: Recipe, work: Work, small: ModelFacts | None) -> list[str]:

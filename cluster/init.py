@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from cluster.guess import Guess, guess_task, read_columns
-from cluster.model_facts import context_tokens
 from generation.config import TASK_NAME, AnswerConfig, FieldsConfig, TaskConfig
+from generation.engines.model_facts import context_tokens
 from generation.errors import RecipeError
 from generation.seeds import load_tasks
 from generation.storage import digest, json_lines

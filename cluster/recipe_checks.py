@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.model_facts import context_tokens
 from generation.arms import arm_spec
 from generation.config import TaskConfig
 from generation.engines.config import HttpEngine, PoolConfig, VllmEngine
+from generation.engines.model_facts import context_tokens
 from generation.engines.privacy import require_allowed
 from generation.errors import PrivacyError, RecipeError
 from generation.instances.round_trip import TEMPLATE as ROUND_TRIP

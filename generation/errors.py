@@ -37,6 +37,10 @@ class EngineDeadError(EngineError):
     """The engine cannot answer any more; its replica must be replaced."""
 
 
+class EngineMemoryError(EngineDeadError):
+    """The engine ran out of memory; one that is started with less may live."""
+
+
 class RequestError(EngineError):
     """One request was refused (too long, empty, not allowed); the engine lives on."""
 

@@ -4,16 +4,22 @@ from generation.engines.base import Engine
 from generation.engines.config import HttpEngine, ScriptedEngine, VllmEngine
 
 
-def build_engine(config: VllmEngine | HttpEngine | ScriptedEngine) -> Engine:
-    """An engine that is not started yet. Paths in `config` are absolute."""
+def build_engine(config: VllmEngine | HttpEngine | ScriptedEngine, replicas_per_gpu: int = 1, rung: int = 0) -> Engine:
+    """An engine that is not started yet.
+
+    Args:
+        config: With absolute paths.
+        replicas_per_gpu: Engines that share its GPU.
+        rung: How often an engine like it ran out of memory; it is started with so much less.
+    """
     if isinstance(config, VllmEngine):
         from generation.engines.vllm import VllmModel
 
-        return VllmModel(config)
+        return VllmModel(config, replicas_per_gpu, rung)
     if isinstance(config, HttpEngine):
         from generation.engines.http import HttpModel
 
         return HttpModel(config)
     from generation.engines.scripted import ScriptedModel
 
-    return ScriptedModel(config)
+    return ScriptedModel(config, rung)

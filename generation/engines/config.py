@@ -13,8 +13,8 @@ class VllmEngine(Section):
 
     operations = frozenset(
         {
-            "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes", "gpu_memory_utilization", "block_size",
-            "enforce_eager", "tensor_parallel", "threads", "multiprocess", "model",
+            "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes", "kv_cache_dtype", "gpu_memory_utilization", "block_size",
+            "enforce_eager", "tensor_parallel", "pipeline_parallel", "threads", "multiprocess", "model",
         }
     )  # fmt: skip
 
@@ -25,14 +25,24 @@ class VllmEngine(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: Count = 4096
     """Longest prompt plus completion, tokens."""
-    max_num_seqs: Count = 256
-    max_num_batched_tokens: Count = 8192
+    max_num_seqs: Count | None = None
+    """Sequences that run at once. Default: by model and device (`generation.engines.presets`), a multiple of 16."""
+    max_num_batched_tokens: Count | None = None
+    """Tokens computed in one step. Default: by model and device."""
     kv_cache_bytes: Count | None = None
-    """Size of the KV cache. Default: what `gpu_memory_utilization` leaves; always set it on CPU."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Size of the KV cache. Default: what `gpu_memory_utilization` leaves; on CPU what `max_num_seqs` needs, up to a quarter of the
+    machine's memory."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Number format of the KV cache; fp8 holds twice as many sequences, and changes texts a little, as other hardware does."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a GPU that each replica fills. Default: 0.92, divided among the replicas that share one."""
     block_size: Count | None = None
+    """Tokens in a block of the KV cache. Default: 32."""
     enforce_eager: bool = False
     tensor_parallel: Count = 1
+    """GPUs of one node that share each layer; together with `pipeline_parallel`, the pool's `gpus`."""
+    pipeline_parallel: Count = 1
+    """Groups of `tensor_parallel` GPUs that share the layers; more than one may lie on several nodes."""
     threads: Count | None = None
     """OpenMP threads of a CPU engine."""
     multiprocess: bool | None = None
@@ -81,6 +91,9 @@ class ScriptedEngine(Section):
     """Requests whose prompt contains this text end with finish `error`."""
     die_after_requests: Count | None = None
     """The engine dies once it has finished so many."""
+    out_of_memory: Literal["start", "work"] | None = None
+    """When it runs out of memory: as it starts, or once it has finished a request. It does not from `fits_at_rung` on."""
+    fits_at_rung: Annotated[int, Field(ge=0)] = 1
 
 
 EngineConfig = Annotated[VllmEngine | HttpEngine | ScriptedEngine, Field(discriminator="kind")]
@@ -98,3 +111,8 @@ class PoolConfig(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray reserves for a replica; fractions share one."""
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
+
+    @property
+    def replicas_per_gpu(self) -> int:
+        """How many share one."""
+        return max(1, int(1 / self.gpus)) if self.gpus else 1

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from generation.engines.base import Completion, EngineStats, Finished, Prepared, Request
 from generation.engines.config import ScriptedEngine
 from generation.engines.tally import Tally
-from generation.errors import EngineDeadError, RequestError
+from generation.errors import EngineDeadError, EngineMemoryError, RequestError
 from generation.storage import digest
 
 
 class ScriptedModel:
     """An `Engine` that needs no model. A token is a word."""
 
-    def __init__(self, config: ScriptedEngine) -> None:
+    def __init__(self, config: ScriptedEngine, rung: int = 0) -> None:
+        self._short_of_memory = config.out_of_memory if rung < config.fits_at_rung else None
         self.max_in_flight = config.max_in_flight
         self._config = config
         self._unfinished: dict[int, Prepared] = {}
@@ -21,7 +22,13 @@ class ScriptedModel:
         self._finished = 0
 
     def start(self) -> None:
-        """Nothing to build."""
+        """Nothing to build.
+
+        Raises:
+            EngineMemoryError: As planned.
+        """
+        if self._short_of_memory == "start":
+            raise EngineMemoryError("the scripted engine is out of memory, as planned")
 
     def prepare(self, request: Request) -> Prepared:
         """Choose the reply.
@@ -55,10 +62,13 @@ class ScriptedModel:
 
         Raises:
             EngineDeadError: `die_after_requests` is reached.
+            EngineMemoryError: As planned.
         """
         if self._config.seconds_per_step:
             time.sleep(self._config.seconds_per_step)
         limit = self._config.die_after_requests
+        if self._short_of_memory == "work" and self._finished:
+            raise EngineMemoryError("the scripted engine is out of memory, as planned")
         if limit is not None and self._finished >= limit:
             raise EngineDeadError(f"the scripted engine dies after {limit} requests, as planned")
         ids = list(self._unfinished)[: None if limit is None else limit - self._finished]

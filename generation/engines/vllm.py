@@ -4,36 +4,34 @@ Token ids go in and come out (`FINAL_ONLY`, `detokenize=False`): the shared pref
 """
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from generation.engines.base import Completion, EngineStats, Finished, FinishReason, Prepared, Request, Sampling
 from generation.engines.config import VllmEngine
+from generation.engines.presets import EngineSettings, settings_here
 from generation.engines.prompts import PromptEncoder
 from generation.engines.tally import Tally
+from generation.engines.vllm_arguments import engine_arguments, set_environment
+from generation.engines.vllm_errors import death, error_log, load_failure
 from generation.errors import EngineDeadError, EngineError, RequestError
-
-_CPU_BLOCK_SIZE = 32
-"""vLLM's own default on CPU is 128, which wastes up to 127 tokens of a shared prefix; its kernels want multiples of 32."""
-
-_MEMORY_SIGNS = (
-    "out of memory",
-    "no available memory",
-    "available kv cache memory",
-    "free memory",
-    "available memory",
-    "not enough memory",
-    "kv cache is needed",
-)
 
 
 class VllmModel:
-    """An `Engine` around one vLLM engine."""
+    """An `Engine` around one vLLM engine.
 
-    def __init__(self, config: VllmEngine) -> None:
-        self.max_in_flight = config.max_num_seqs
+    Args:
+        config: Its section of the recipe.
+        replicas_per_gpu: Engines that share its GPU.
+        rung: How often an engine like it ran out of memory (`generation.engines.presets`).
+    """
+
+    def __init__(self, config: VllmEngine, replicas_per_gpu: int = 1, rung: int = 0) -> None:
+        self._settings = settings_here(config, replicas_per_gpu, rung)
+        self.max_in_flight = self._settings.max_num_seqs
+        self._rung = rung
+        self._log_start = error_log().end()
         self._config = config
         self._tally = Tally()
         self._unfinished: dict[int, Prepared] = {}
@@ -46,16 +44,18 @@ class VllmModel:
         """Load tokenizer and model.
 
         Raises:
-            EngineError: They cannot be loaded; the message names the model, why, and which setting to lower.
+            EngineError: They cannot be loaded; the message names the model and why.
+            EngineMemoryError: There is too little memory for them.
         """
         config = self._config
         if Path(config.model).is_absolute() and not (Path(config.model) / "config.json").is_file():
             raise EngineError(f"model {config.model}: there is no config.json; name a model folder or a hub id")
         try:
             self._load_tokenizer()
-            self._engine = _start_engine(config)
+            self._engine = _start_engine(config, self._settings)
         except Exception as error:
-            raise EngineError(_load_message(config, error)) from error
+            logged = error_log().root_cause(self._log_start)
+            raise load_failure(config, self._settings, error, logged, self._rung) from error
 
     def prepare(self, request: Request) -> Prepared:
         """Encode the chat prompt of one request.
@@ -87,7 +87,7 @@ class VllmModel:
         except ValueError as error:
             raise RequestError(f"vLLM refused the request: {error}") from error
         except Exception as error:
-            raise EngineDeadError(f"model {self._config.model}: {type(error).__name__}: {error}") from error
+            raise self._death(error) from error
         self._unfinished[request_id] = prepared
 
     def step(self) -> list[Finished]:
@@ -99,7 +99,7 @@ class VllmModel:
         try:
             outputs = self._engine.step()
         except Exception as error:
-            raise EngineDeadError(f"model {self._config.model}: {type(error).__name__}: {error}") from error
+            raise self._death(error) from error
         finished = [self._finish(output) for output in outputs if output.finished]
         self._tally.stepped(len(self._unfinished))
         return finished
@@ -129,6 +129,9 @@ class VllmModel:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.engine_core.shutdown()
+
+    def _death(self, error: Exception) -> EngineDeadError:
+        return death(self._config, error, error_log().root_cause(self._log_start))
 
     def _finish(self, output: Any) -> Finished:
         request_id = int(output.request_id)
@@ -182,11 +185,8 @@ def _stop_ids(tokenizer: Any, generation: Any) -> frozenset[int]:
     return frozenset(one for one in (*ids, tokenizer.eos_token_id) if one is not None)
 
 
-def _start_engine(config: VllmEngine) -> Any:
-    os.environ["VLLM_NO_USAGE_STATS"] = os.environ["DO_NOT_TRACK"] = "1"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if config.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(config.threads)  # read once, when torch loads its OpenMP
+def _start_engine(config: VllmEngine, settings: EngineSettings) -> Any:
+    set_environment(config)
     import torch
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
@@ -198,47 +198,5 @@ def _start_engine(config: VllmEngine) -> Any:
         torch.set_num_threads(config.threads)
     multiprocess = not on_cpu if config.multiprocess is None else config.multiprocess
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
-    arguments = EngineArgs(**engine_arguments(config, on_cpu=on_cpu))
+    arguments = EngineArgs(**engine_arguments(config, settings, on_cpu=on_cpu))
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=multiprocess)
-
-
-def engine_arguments(config: VllmEngine, *, on_cpu: bool) -> dict[str, Any]:
-    """All settings of vLLM's `EngineArgs` that matter, explicit: its own defaults depend on who asks and are small for some."""
-    return {
-        "model": config.model,
-        "revision": config.revision,
-        "tokenizer_revision": config.revision,
-        "trust_remote_code": config.trust_remote_code,
-        "load_format": "safetensors",  # never pickles, which a model from elsewhere may hold
-        "skip_tokenizer_init": True,
-        "generation_config": "vllm",
-        "dtype": config.dtype,
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": max(config.max_num_batched_tokens, config.max_num_seqs),
-        "enable_chunked_prefill": True,
-        "enable_prefix_caching": True,
-        "block_size": config.block_size or (_CPU_BLOCK_SIZE if on_cpu else None),
-        "kv_cache_memory_bytes": config.kv_cache_bytes,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "enforce_eager": config.enforce_eager,
-        "tensor_parallel_size": config.tensor_parallel,
-        "distributed_executor_backend": "uni" if config.tensor_parallel == 1 else "mp",
-        # Fresh for every engine: two replicas with one seed would write the same texts for the same prompts.
-        "seed": secrets.randbelow(2**31),
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-
-
-def _load_message(config: VllmEngine, error: Exception) -> str:
-    cause = f"{type(error).__name__}: {error}"
-    message = f"model {config.model} cannot be loaded: {cause}"
-    if not any(sign in cause.lower() for sign in _MEMORY_SIGNS):
-        return message
-    if config.kv_cache_bytes is not None:
-        return f"{message}\nLower kv_cache_bytes ({config.kv_cache_bytes}), max_num_seqs or gpu_memory_utilization"
-    return (
-        f"{message}\nLower gpu_memory_utilization ({config.gpu_memory_utilization}), max_num_seqs or max_model_len, "
-        "or set kv_cache_bytes"
-    )

@@ -8,9 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from cluster.check import check_recipe, human
-from cluster.model_facts import context_tokens, model_facts
 from cluster.show import show_run
 from generation.engines.config import VllmEngine
+from generation.engines.model_facts import context_tokens, model_facts
 from generation.errors import RecipeError, StorageError
 from generation.principles.model import Difference, Principle, write_principles
 from generation.storage import Store, json_bytes, json_lines

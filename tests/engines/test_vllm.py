@@ -7,7 +7,6 @@ import pytest
 from generation.engines.base import Completion, Engine, Request, Sampling
 from generation.engines.build import build_engine
 from generation.engines.config import VllmEngine
-from generation.engines.vllm import engine_arguments
 from generation.errors import EngineError, RequestError
 from generation.flows import Flow, FlowCall
 from generation.pump import Pump
@@ -84,21 +83,6 @@ def test_a_prompt_that_cannot_fit_is_refused_and_never_truncated(pump: Pump, eng
 
 def test_telemetry_is_off(pump: Pump):
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
-
-
-def test_settings_that_decide_throughput_are_explicit():
-    config = VllmEngine.model_validate({"model": "m", **SETTINGS})
-    arguments = engine_arguments(config, on_cpu=True)
-    assert (arguments["max_num_seqs"], arguments["max_num_batched_tokens"]) == (16, 1024)
-    assert arguments["block_size"] == 32
-    assert engine_arguments(config, on_cpu=False)["block_size"] is None
-    seeds = {engine_arguments(config, on_cpu=True)["seed"] for _ in range(5)}
-    assert len(seeds) == 5
-
-
-def test_pickled_weights_are_never_loaded():
-    config = VllmEngine.model_validate({"model": "m", **SETTINGS})
-    assert engine_arguments(config, on_cpu=True)["load_format"] == "safetensors"
 
 
 def test_a_folder_that_holds_no_model_is_named(tmp_path: Path):

@@ -57,7 +57,17 @@ def model_facts(engine: VllmEngine) -> ModelFacts:
     text: dict[str, Any] = config.get("text_config", config)
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16") if engine.dtype == "auto" else engine.dtype
     width = DTYPE_BYTES.get(dtype, 2)
-    return ModelFacts(parameters, True, parameters * width, _kv_bytes(text, width))
+    return ModelFacts(
+        parameters, True, parameters * width, _kv_bytes(text, 1 if engine.kv_cache_dtype == "fp8" else width)
+    )
+
+
+def facts_or_none(engine: VllmEngine) -> ModelFacts:
+    """Facts as far as they can be had; what is wrong with the files the engine will say."""
+    try:
+        return model_facts(engine)
+    except RecipeError:
+        return ModelFacts()
 
 
 def context_tokens(model: str) -> int | None:
@@ -86,7 +96,7 @@ def _parameters(file: Path) -> int:
 def _kv_bytes(config: Mapping[str, Any], width: int) -> int | None:
     """Keys and values, of every layer and KV head."""
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
-    if not layers or not heads:
+    if not layers or not heads or config.get("kv_lora_rank"):  # latent attention caches something else
         return None
     head_size = config.get("head_dim") or config["hidden_size"] // heads
     return 2 * layers * (config.get("num_key_value_heads") or heads) * head_size * width
