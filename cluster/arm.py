@@ -17,6 +17,9 @@ from generation.manifest import replay
 from generation.storage import Store
 from generation.visible import PlanPrefix, ShardReader
 
+_PAGE_UNITS = 1024
+"""Units whose places are in memory at once while storage is folded."""
+
 
 @dataclass(frozen=True)
 class ArmRun:
@@ -110,7 +113,7 @@ class ArmFold:
             StorageError: It cannot be read, or is not what was committed.
         """
         records, state = read_records(self._run.store), replay(self._run.store).state
-        prefix = PlanPrefix()
+        prefix = PlanPrefix(state.places)
         for record in records:
             if record.task not in self.tasks:
                 raise RecipeError(
@@ -118,12 +121,9 @@ class ArmFold:
                     " use a new run.output"
                 )
             prefix.add(record)
-        for unit, place in state.places.items():
-            prefix.settle(unit, place)
-        for unit in state.tombstones:
-            prefix.settle(unit, None)
         for name, fold in self.tasks.items():
-            fold.absorb(prefix.after(name, 0, prefix.planned.get(name, 0)), self.reader)
+            while units := prefix.after(name, fold.count, _PAGE_UNITS):
+                fold.absorb(units, self.reader)
 
     def seen(self) -> dict[str, tuple[int, str]]:
         """What `committed_prefix` is asked with."""

@@ -4,6 +4,7 @@ A plain class whose methods are coroutines; `ray.remote(Coordinator)` at the cal
 from storage, so it may be killed and started again with the same arguments at any moment.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,9 @@ from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer,
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records, read_records
-from generation.manifest import ShardLine, take_over, tombstone_line
+from generation.manifest import take_over
+from generation.manifest_state import ShardLine, tombstone_line
+from generation.snapshot import Snapshot
 from generation.spent import Spent
 from generation.storage import Store
 from generation.visible import PlanPrefix
@@ -37,16 +40,15 @@ class _Desk:
         self.writer, self.state = take_over(store)
         self.records: list[PlanRecord] = []
         self.ledger = Ledger(lease_seconds, MAX_ATTEMPTS)
-        self.prefix = PlanPrefix()
+        self.prefix = PlanPrefix(self.state.places)
+        self.saving: asyncio.Task[None] | None = None
         self.commits = GroupCommit(self.writer.append, self._apply, COMMIT_SECONDS)
         for record in read_records(store):
             self.add(record)
         for unit, place in self.state.places.items():
             self.ledger.restore(unit, place.file)
-            self.prefix.settle(unit, place)
         for unit, reason in self.state.tombstones.items():
             self.ledger.restore(unit, None, reason)
-            self.prefix.settle(unit, None)
 
     def add(self, record: PlanRecord) -> None:
         self.records.append(record)
@@ -55,8 +57,16 @@ class _Desk:
 
     def _apply(self, lines: Sequence[dict[str, Any]]) -> None:
         for line in lines:
-            for unit in self.state.apply(line):
-                self.prefix.settle(unit, self.state.places.get(unit))
+            self.state.apply(line)
+        if self.writer.snapshot_is_due and (self.saving is None or self.saving.done()):
+            taken = self.writer.snapshot(self.state)
+            self.saving = asyncio.create_task(asyncio.to_thread(self._save, taken))
+
+    def _save(self, snapshot: Snapshot) -> None:
+        try:
+            self.writer.save(snapshot)
+        except StorageError as error:
+            logger.warning("a snapshot of the manifest was not written; the next one will hold it: %s", error)
 
 
 class Coordinator:
@@ -152,7 +162,6 @@ class Coordinator:
         desk = self._open_desk()
         desk.ledger.forget(replica_id, reason, blame)
         self._told.pop(replica_id, None)
-        self._spent.pop(replica_id, None)
         await self._log_buried(desk)
 
     async def publish_seen(self, keys: list[str]) -> None:

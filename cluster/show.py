@@ -3,6 +3,7 @@
 import random
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -157,7 +158,7 @@ def _rejections(files: RunFiles, arm: str) -> str:
 def _examples(folder: Store) -> dict[str, str]:
     """`stage: reason` to what the model wrote, from the first units; curation's own reasons are not in them."""
     reader, found = ShardReader(folder), dict[str, str]()
-    for place in list(replay(folder).state.places.values())[:UNITS_FOR_EXAMPLES]:
+    for place in islice(replay(folder).state.places.values(), UNITS_FOR_EXAMPLES):
         for row in reader.rows(place):
             if row.status == "rejection":
                 found.setdefault(f"{row.stage}: {row.reason}", row.raw or row.input)

@@ -12,9 +12,9 @@ from generation.dataset_tally import Oracle, TruthCount
 from generation.instances.flow import seen_key
 from generation.instances.plan import Bundle, Cell
 from generation.instances.training_view import PrincipleTexts
-from generation.manifest import UnitPlace
 from generation.rows import Row
 from generation.task import Task
+from generation.unit_places import UnitPlace
 from generation.visible import SettledUnit, ShardReader, extend_digest
 
 RECENT_UNITS = 16

@@ -4,119 +4,47 @@ Each writer takes an *incarnation* by creating `manifest/incarnation-<n>.json` e
 left; the first line of its first segment records exactly what it read, and nothing else of a predecessor counts ever after. A writer
 that finds the next incarnation taken after it wrote a segment does not acknowledge that segment. So whatever was acknowledged was
 written before the successor began to read: it is visible. Knows files and units, not who writes them or why.
+
+A writer snapshots what it has acknowledged every so many segments, and a reader starts from the newest snapshot of the newest
+incarnation that wrote anything. Snapshots of others count only where a first segment names them, so one that a superseded writer ends
+later counts for nothing. Files that the last snapshot but one makes superfluous are deleted, unless the writer finds itself superseded
+once it has written the last one: a successor that took over after that look starts from the last one, and needs none of them. Claims of
+incarnations are kept for ever: a writer that slept for days must find that of its successor.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from generation.errors import RunLockedError, StorageError
+from generation.manifest_state import ManifestState
+from generation.snapshot import FOLDER, Part, Snapshot, read_all, read_snapshot, snapshot_name, take_snapshot
 from generation.storage import Store, json_bytes, json_lines
 
-FOLDER = "manifest"
-SNAPSHOT_AFTER = 64
-"""A take-over that reads more segments than this writes a snapshot of them."""
+SNAPSHOT_AFTER = 512
+"""Segments after which a writer should take a snapshot."""
+
+_READ_ATTEMPTS = 20
+"""Each finds that a snapshot was written since, minutes after the last one."""
 
 
 @dataclass(frozen=True, slots=True)
-class UnitPlace:
-    """Where a visible unit's rows lie: rows [start, end) of a shard, whose bytes have this SHA-256."""
-
-    file: str
-    sha256: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class ShardLine:
-    """A committed shard, and the units that became visible through it.
+class Sources:
+    """Files that a manifest is read from.
 
     Attributes:
-        file: Path relative to the run folder.
-        sha256: Hex digest of its bytes.
-        file_bytes: Its size.
-        units: (unit id, first row, row after the last) of the units that it won.
-        instances: Rows with status `instance`, by task, of the whole shard.
-        rejections: `task/stage/reason` to count, of the whole shard.
-        tokens: Stage to counters, of the whole shard.
+        snapshot: Snapshot that they start from, or None.
+        segments: (incarnation, first, last) of the segments read after it, in order.
     """
 
-    file: str
-    sha256: str
-    file_bytes: int
-    units: tuple[tuple[str, int, int], ...]
-    instances: dict[str, int] = field(default_factory=dict[str, int])
-    rejections: dict[str, int] = field(default_factory=dict[str, int])
-    tokens: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    snapshot: str | None = None
+    segments: tuple[tuple[int, int, int], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """As a line of a segment."""
-        values: dict[str, Any] = {"file": self.file, "sha256": self.sha256, "bytes": self.file_bytes}
-        values["units"] = [list(unit) for unit in self.units]
-        counters = {"instances": self.instances, "rejections": self.rejections, "tokens": self.tokens}
-        return values | {name: counts for name, counts in counters.items() if counts}
-
-
-def tombstone_line(unit: str, reason: str) -> dict[str, Any]:
-    """The line that gives a unit up for good."""
-    return {"tombstone": unit, "reason": reason}
-
-
-@dataclass(slots=True)
-class ManifestState:
-    """What the lines add up to.
-
-    Attributes:
-        places: Visible units.
-        tombstones: Units given up, and why.
-        instances: Rows with status `instance`, by task.
-        rejections: `task/stage/reason` to count.
-        tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`.
-        shards: Shard to (SHA-256, size in bytes).
-    """
-
-    places: dict[str, UnitPlace] = field(default_factory=dict[str, UnitPlace])
-    tombstones: dict[str, str] = field(default_factory=dict[str, str])
-    instances: Counter[str] = field(default_factory=Counter[str])
-    rejections: Counter[str] = field(default_factory=Counter[str])
-    tokens: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
-    shards: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
-
-    def apply(self, line: dict[str, Any]) -> list[str]:
-        """Take one line in; returns the units that it settled, which never change again."""
-        self.instances.update(line.get("instances", {}))
-        self.rejections.update(line.get("rejections", {}))
-        for stage, counts in line.get("tokens", {}).items():
-            self.tokens.setdefault(stage, Counter()).update(counts)
-        if "tombstone" in line:
-            return self._bury(line["tombstone"], line["reason"])
-        return self._show(line) if "file" in line else []
-
-    def to_lines(self) -> Iterable[dict[str, Any]]:
-        """The same state in as few lines as possible: the body of a snapshot."""
-        yield {"instances": self.instances, "rejections": self.rejections, "tokens": self.tokens}
-        units: dict[str, list[tuple[str, int, int]]] = {}
-        for unit, place in self.places.items():
-            units.setdefault(place.file, []).append((unit, place.start, place.end))
-        for file, members in units.items():
-            sha256, file_bytes = self.shards[file]
-            yield ShardLine(file, sha256, file_bytes, tuple(members)).to_json()
-        yield from (tombstone_line(unit, reason) for unit, reason in self.tombstones.items())
-
-    def _bury(self, unit: str, reason: str) -> list[str]:
-        if unit in self.places or unit in self.tombstones:
-            return []
-        self.tombstones[unit] = reason
-        return [unit]
-
-    def _show(self, line: dict[str, Any]) -> list[str]:
-        file, sha256 = line["file"], line["sha256"]
-        self.shards.setdefault(file, (sha256, line["bytes"]))
-        won = [u for u in line["units"] if u[0] not in self.places and u[0] not in self.tombstones]
-        self.places.update({unit: UnitPlace(file, sha256, start, end) for unit, start, end in won})
-        return [unit for unit, _, _ in won]
+    @property
+    def num_segments(self) -> int:
+        """Segments read after the snapshot."""
+        return sum(last - first + 1 for _, first, last in self.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,52 +53,57 @@ class Replay:
 
     Attributes:
         state: All visible lines, added up.
-        snapshot: Snapshot that they start from, or None.
-        read: (incarnation, last segment) of the segments read after it, in order.
+        sources: Where they were read.
+        parts: Of the snapshot.
     """
 
     state: ManifestState
-    snapshot: str | None
-    read: tuple[tuple[int, int], ...]
-
-    @property
-    def num_segments(self) -> int:
-        """Segments read after the snapshot."""
-        return sum(last for _, last in self.read)
+    sources: Sources
+    parts: tuple[Part, ...]
 
 
 def replay(store: Store) -> Replay:
-    """Read the manifest: what the newest first segment names, and the segments that follow it.
+    """Read the manifest. Starts over where a snapshot replaces files that it was about to read.
 
     Raises:
         StorageError: A segment is missing or unreadable.
     """
-    last: dict[int, int] = {}
-    for name in store.names(FOLDER):
-        head, dash, tail = name.removesuffix(".jsonl").partition("-")
-        if dash and head.isdigit() and tail.isdigit():
-            last[int(head)] = max(last.get(int(head), 0), int(tail))
-    if not last:
-        return Replay(ManifestState(), None, ())
-    newest = max(last)
-    header = _lines(store, _segment(newest, 1))[0]
-    read = (*((number, end) for number, end in header["read"]), (newest, last[newest]))
-    state = ManifestState()
-    sources = [f"{FOLDER}/{header['snapshot']}"] if header["snapshot"] else []
-    sources += [_segment(number, seq) for number, end in read for seq in range(1, end + 1)]
-    for source in sources:
-        for line in _lines(store, source):
-            state.apply(line)
-    return Replay(state, header["snapshot"], read)
+    failed = ""
+    for _ in range(_READ_ATTEMPTS):
+        names = store.names(FOLDER)
+        try:
+            return _read(store, _sources(store, names))
+        except StorageError as error:
+            if store.names(FOLDER) == names and failed == str(error):
+                raise
+            failed = str(error)
+    raise StorageError(f"{store.uri}/{FOLDER}: {_READ_ATTEMPTS} times, a file went away while it was read: {failed}")
 
 
 class SegmentWriter:
-    """Writes the segments of one incarnation, one at a time."""
+    """Writes the segments of one incarnation, one at a time, and snapshots of them.
 
-    def __init__(self, store: Store, incarnation: int) -> None:
+    Args:
+        store: The run folder.
+        incarnation: Its number.
+        found: What it took over.
+
+    Attributes:
+        incarnation: Its number.
+    """
+
+    def __init__(self, store: Store, incarnation: int, found: Replay) -> None:
         self._store = store
         self._seq = 0
+        self._parts = found.parts
+        self._since_snapshot = found.sources.num_segments
+        self._snapshots: list[tuple[int, Snapshot]] = []
         self.incarnation = incarnation
+
+    @property
+    def snapshot_is_due(self) -> bool:
+        """Whether a restart would have to read many segments."""
+        return self._since_snapshot >= SNAPSHOT_AFTER
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Write a segment; when this returns, its lines are visible for good.
@@ -180,16 +113,52 @@ class SegmentWriter:
             RunLockedError: Another writer has taken over; the lines do not count.
         """
         self._seq += 1
+        self._since_snapshot += 1
         name = _segment(self.incarnation, self._seq)
         try:
             self._store.write_new(name, json_lines(lines))
         except FileExistsError as error:
             raise StorageError(f"{self._store.uri}/{name}: exists; two writers share an incarnation") from error
-        if self._store.exists(_claim(self.incarnation + 1)):
+        if self._is_superseded():
             raise RunLockedError(
                 f"{self._store.uri}: incarnation {self.incarnation + 1} has taken this run over from {self.incarnation};"
                 " let the newer driver finish, or stop it and start again"
             )
+
+    def snapshot(self, state: ManifestState) -> Snapshot:
+        """Copy the state that all lines appended so far add up to; to be called between two appends."""
+        self._since_snapshot = 0
+        taken = take_snapshot(state, self._parts, self.incarnation, self._seq)
+        self._snapshots.append((self._seq, taken))
+        return taken
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write the newest snapshot, and delete what is superfluous with the one before it. May run beside an append.
+
+        Raises:
+            StorageError: It cannot be written; the segments are still there, and the next one may succeed.
+        """
+        try:
+            snapshot.write(self._store)
+        except StorageError:
+            self._snapshots.pop()
+            raise
+        self._parts = snapshot.parts
+        if len(self._snapshots) > 1 and not self._is_superseded():
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._snapshots = self._snapshots[-2:]
+        (covered, before), (_, last) = self._snapshots
+        needed = before.names | last.names
+        for name in self._store.names(FOLDER):
+            kind, number, seq = _parse(name)
+            newer = number > self.incarnation or (number == self.incarnation and kind == "" and seq > covered)
+            if kind not in {"incarnation", "?"} and name not in needed and not newer:
+                self._store.delete(f"{FOLDER}/{name}")
+
+    def _is_superseded(self) -> bool:
+        return self._store.exists(_claim(self.incarnation + 1))
 
 
 def take_over(store: Store) -> tuple[SegmentWriter, ManifestState]:
@@ -201,19 +170,15 @@ def take_over(store: Store) -> tuple[SegmentWriter, ManifestState]:
     """
     incarnation = _take_incarnation(store)
     found = replay(store)
-    snapshot, read = found.snapshot, found.read
-    if found.num_segments > SNAPSHOT_AFTER:
-        snapshot, read = f"snapshot-{incarnation:06d}.jsonl", ()
-        store.write_new(f"{FOLDER}/{snapshot}", json_lines(found.state.to_lines()))
-    writer = SegmentWriter(store, incarnation)
-    writer.append([{"incarnation": incarnation, "snapshot": snapshot, "read": read}])
+    writer = SegmentWriter(store, incarnation, found)
+    header = {"incarnation": incarnation, "snapshot": found.sources.snapshot, "read": found.sources.segments}
+    writer.append([header])
     return writer, found.state
 
 
 def _take_incarnation(store: Store) -> int:
-    prefix = "incarnation-"
     while True:
-        taken = [int(n.removeprefix(prefix)[:-5]) for n in store.names(FOLDER) if n.startswith(prefix)]
+        taken = [number for kind, number, _ in map(_parse, store.names(FOLDER)) if kind == "incarnation"]
         incarnation = max(taken, default=0) + 1
         try:
             store.write_new(_claim(incarnation), json_bytes({"incarnation": incarnation}))
@@ -222,11 +187,49 @@ def _take_incarnation(store: Store) -> int:
         return incarnation
 
 
-def _lines(store: Store, name: str) -> list[Any]:
+def _sources(store: Store, names: Sequence[str]) -> Sources:
+    """What a listing of the folder says should be read."""
+    last = {"": dict[int, int](), "snapshot": dict[int, int]()}
+    for kind, number, seq in map(_parse, names):
+        if kind in last:
+            last[kind][number] = max(seq, last[kind].get(number, 0))
+    newest = max((*last[""], *last["snapshot"]), default=0)
+    if not newest:
+        return Sources()
+    end, covered = last[""].get(newest, 0), last["snapshot"].get(newest)
+    if covered is not None:
+        return Sources(snapshot_name(newest, covered), ((newest, covered + 1, max(end, covered)),))
+    header = _lines(store, _segment(newest, 1), store.read(_segment(newest, 1)))[0]
+    read = tuple((number, first, seq) for number, first, seq in header["read"])
+    return Sources(header["snapshot"], (*read, (newest, 1, end)))
+
+
+def _read(store: Store, sources: Sources) -> Replay:
+    state, parts = read_snapshot(store, sources.snapshot) if sources.snapshot else (ManifestState(), ())
+    segments = [_segment(number, seq) for number, first, end in sources.segments for seq in range(first, end + 1)]
+    for name, content in zip(segments, read_all(store, segments), strict=True):
+        try:
+            for line in _lines(store, name, content):
+                state.apply(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{store.uri}/{name}: not a manifest segment: {error}") from error
+    return Replay(state, sources, parts)
+
+
+def _lines(store: Store, name: str, content: bytes) -> list[Any]:
     try:
-        return store.read_lines(name)
+        return [json.loads(line) for line in content.splitlines()]
     except ValueError as error:
         raise StorageError(f"{store.uri}/{name}: not a manifest segment: {error}") from error
+
+
+def _parse(name: str) -> tuple[str, int, int]:
+    """("" for a segment or what it is, incarnation, segment or 0) of a file's name; ("?", 0, 0) where it is no name of ours."""
+    words = name.partition(".")[0].split("-")
+    kind = words.pop(0) if words[0] in {"incarnation", "snapshot", "part"} else ""
+    if len(words) != (1 if kind == "incarnation" else 2) or not all(word.isdigit() for word in words):
+        return ("?", 0, 0)
+    return (kind, int(words[0]), int(words[-1]) if kind != "incarnation" else 0)
 
 
 def _claim(incarnation: int) -> str:

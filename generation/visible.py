@@ -1,18 +1,22 @@
 """Visible units in plan order, and the rows in them. Curation folds exactly this sequence."""
 
 import hashlib
+from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from generation.errors import StorageError
-from generation.instances.plan import PlanRecord
-from generation.manifest import UnitPlace
+from generation.instances.plan import PlanRecord, parse_unit_id, unit_id
 from generation.rows import Row, batch_to_rows
-from generation.storage import Store, digest
+from generation.storage import Store
+from generation.unit_places import UnitPlace, UnitPlaces
 
 _OPEN_SHARDS = 16
+_BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +30,97 @@ class SettledUnit:
 class PlanPrefix:
     """For each task, its settled units in plan order as far as there is no gap.
 
-    Every prefix has a digest of its (unit, file) pairs, so that two processes can tell in O(1) whether they saw the same one.
+    Every prefix has a digest of where its units lie, so that two processes can tell whether they saw the same one. It is a sum (modulo
+    2^64, of a random number for each place times an odd one for each unit): so it is taken for a million units at once, and only the
+    digests of every `_BLOCK`-th prefix are kept.
+
+    Args:
+        places: What is visible; looked at whenever something is asked.
     """
 
-    def __init__(self) -> None:
-        self._order: dict[str, list[str]] = {}
-        self._prefix: dict[str, list[SettledUnit]] = {}
-        self._digests: dict[str, list[str]] = {}
-        self._waiting: dict[str, SettledUnit] = {}
-        self._task_of: dict[int, str] = {}
+    def __init__(self, places: UnitPlaces) -> None:
+        self._places = places
+        self._tasks: dict[str, _TaskOrder] = {}
 
     @property
     def planned(self) -> dict[str, int]:
         """Units in the plan, by task."""
-        return {task: len(units) for task, units in self._order.items()}
+        return {task: order.ends[-1] if order.ends else 0 for task, order in self._tasks.items()}
 
     def add(self, record: PlanRecord) -> None:
         """Append a plan record."""
-        self._order.setdefault(record.task, []).extend(record.units())
-        self._prefix.setdefault(record.task, [])
-        self._digests.setdefault(record.task, [""])
-        self._task_of[record.index] = record.task
-
-    def settle(self, unit: str, place: UnitPlace | None) -> None:
-        """A unit of an added record became visible or was given up."""
-        self._waiting[unit] = SettledUnit(unit, place)
-        task = self._task_of[int(unit.partition("-")[0])]
-        order, prefix, digests = self._order[task], self._prefix[task], self._digests[task]
-        while len(prefix) < len(order) and (settled := self._waiting.pop(order[len(prefix)], None)):
-            prefix.append(settled)
-            digests.append(extend_digest(digests[-1], settled))
+        order = self._tasks.setdefault(record.task, _TaskOrder())
+        order.records.append(record.index)
+        order.ends.append((order.ends[-1] if order.ends else 0) + record.num_units)
 
     def after(self, task: str, count: int, limit: int) -> tuple[SettledUnit, ...]:
         """At most `limit` units that follow the first `count` ones of a task."""
-        return tuple(self._prefix.get(task, [])[count : count + limit])
+        order = self._followed(task)
+        units = [
+            unit_id(record, number)
+            for record, start, end in order.spans(count, min(count + limit, order.settled))
+            for number in range(start, end)
+        ]
+        return tuple(SettledUnit(unit, self._places.get(unit)) for unit in units)
 
     def agrees(self, task: str, count: int, seen: str) -> bool:
         """Whether the first `count` units of a task have the digest `seen`."""
-        digests = self._digests.get(task, [""])
-        return count < len(digests) and digests[count] == seen
+        order = self._followed(task)
+        if count > order.settled:
+            return False
+        blocks = count // _BLOCK
+        for block in range(len(order.sums), blocks + 1):
+            order.sums.append(self._sum(order, (block - 1) * _BLOCK, block * _BLOCK, order.sums[-1]))
+        total = self._sum(order, blocks * _BLOCK, count, order.sums[blocks])
+        return (_digest(total) if count else "") == seen
+
+    def _followed(self, task: str) -> "_TaskOrder":
+        order = self._tasks.get(task, _TaskOrder())
+        for record, start, end in order.spans(order.settled, order.ends[-1] if order.ends else 0):
+            run = self._places.settled_run(record, start, end)
+            order.settled += run
+            if run < end - start:
+                break
+        return order
+
+    def _sum(self, order: "_TaskOrder", start: int, end: int, total: int) -> int:
+        for record, first, last in order.spans(start, end):
+            keys = np.arange(_key(record, first), _key(record, last), 2, np.uint64)
+            total += int((keys * self._places.stamps(record, first, last)).sum())
+        return total % 2**64
+
+
+@dataclass(slots=True)
+class _TaskOrder:
+    """A task's plan records, how many units there are up to each, how many of all are settled, and the sums of some prefixes."""
+
+    records: list[int] = field(default_factory=list[int])
+    ends: list[int] = field(default_factory=list[int])
+    settled: int = 0
+    sums: list[int] = field(default_factory=lambda: [0])
+
+    def spans(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(record, first unit, unit after the last) of the task's units [start, end)."""
+        at = bisect_right(self.ends, start)
+        while start < end:
+            before = self.ends[at - 1] if at else 0
+            stop = min(end, self.ends[at])
+            yield self.records[at], start - before, stop - before
+            start, at = stop, at + 1
 
 
 def extend_digest(before: str, settled: SettledUnit) -> str:
     """The digest of a prefix that is one unit longer; the empty prefix has the digest ""."""
-    return digest(before, settled.unit, settled.place.file if settled.place else "")
+    stamp = settled.place.stamp if settled.place else 0
+    return _digest((int(before or "0", 16) + _key(*parse_unit_id(settled.unit)) * stamp) % 2**64)
+
+
+def _key(record: int, unit: int) -> int:
+    return (record << 32 | unit) * 2 + 1
+
+
+def _digest(total: int) -> str:
+    return f"{total:016x}"
 
 
 class ShardReader:

@@ -20,7 +20,7 @@ def record(index: int, task: str = "a", units: int = 8) -> PlanRecord:
 
 def shard(file: str, *units: str) -> ShardCommit:
     places = tuple(UnitRows(unit, 2 * i, 2 * i + 2) for i, unit in enumerate(units))
-    return ShardCommit(file, "sha", 10, places, {"a": 2 * len(units)}, {}, {"draft": {"requests": 2}})
+    return ShardCommit(file, "ab" * 32, 10, places, {"a": 2 * len(units)}, {}, {"draft": {"requests": 2}})
 
 
 def coordinator(path, clock=lambda: 0.0) -> Coordinator:
@@ -46,7 +46,7 @@ def test_commits_of_one_moment_share_a_segment(tmp_path):
         units = list(record(0).units())
         answers = await asyncio.gather(*(desk.commit("r", "", shard(f"f{unit}", unit)) for unit in units))
         assert all(len(answer.committed) == 1 for answer in answers)
-        assert replay(Store(str(tmp_path))).num_segments == 2
+        assert replay(Store(str(tmp_path))).sources.num_segments == 2
 
     asyncio.run(scene())
 

@@ -1,0 +1,106 @@
+"""Committed shards in about 55 bytes each: a name is a prefix that many share and a number, a digest is its bytes."""
+
+import re
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+_NUMBERED = re.compile(r"(.*-)(\d{6,9})\.arrow")
+_WHOLE = -1
+"""The number of a shard whose name is not as replicas write it: its prefix is the whole name."""
+
+_SHA256_BYTES = 32
+
+
+class ShardTable:
+    """Columns of shards, in the order of their commits; iterated, it gives their names.
+
+    Attributes:
+        first: For each shard, the place of its first unit in the order of commits.
+    """
+
+    def __init__(self) -> None:
+        self.first = array("i")
+        self._prefixes: dict[str, int] = {}
+        self._texts: list[str] = []
+        self._prefix = array("i")
+        self._number = array("i")
+        self._bytes = array("q")
+        self._sha256 = bytearray()
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.file(shard) for shard in range(len(self)))
+
+    def file(self, shard: int) -> str:
+        """A shard's path relative to the run folder."""
+        prefix, number = self._texts[self._prefix[shard]], self._number[shard]
+        return prefix if number == _WHOLE else _name(prefix, number)
+
+    def sha256(self, shard: int) -> str:
+        """Hex digest of a shard's bytes."""
+        return self._sha256[_SHA256_BYTES * shard : _SHA256_BYTES * (shard + 1)].hex()
+
+    def heads(self, shards: "np.ndarray[Any, np.dtype[np.int64]]") -> "np.ndarray[Any, np.dtype[np.uint64]]":
+        """The first eight bytes of the digests of some shards, each as a number."""
+        words = np.frombuffer(self._sha256, "<u8").reshape(-1, _SHA256_BYTES // 8)
+        return words[shards, 0].astype(np.uint64)
+
+    def append(self, file: str, sha256: str, file_bytes: int, first: int) -> None:
+        """A shard is committed, whose first unit stands at this place in the order of commits.
+
+        Raises:
+            ValueError: The digest is not one of SHA-256.
+        """
+        digest = bytes.fromhex(sha256)
+        if len(digest) != _SHA256_BYTES:
+            raise ValueError(f"{file}: {sha256!r} is not a SHA-256")
+        match = _NUMBERED.fullmatch(file)
+        prefix, number = (match[1], int(match[2])) if match else (file, _WHOLE)
+        if match and _name(prefix, number) != file:
+            prefix, number = file, _WHOLE
+        self._prefix.append(self._intern(prefix))
+        self._number.append(number)
+        self._bytes.append(file_bytes)
+        self._sha256 += digest
+        self.first.append(first)
+
+    def columns(self, start: int) -> dict[str, pa.Array]:
+        """The shards from one on, as columns."""
+        used, prefixes = np.unique(np.frombuffer(self._prefix, np.int32)[start:], return_inverse=True)
+        texts = pa.array([self._texts[prefix] for prefix in used], pa.string())
+        buffer = pa.py_buffer(bytes(self._sha256[_SHA256_BYTES * start :]))
+        kind = pa.binary(_SHA256_BYTES)
+        return {
+            "file": pa.DictionaryArray.from_arrays(pa.array(prefixes.astype(np.int32)), texts),
+            "number": pa.array(np.frombuffer(self._number, np.int32)[start:]),
+            "sha256": pa.FixedSizeBinaryArray.from_buffers(kind, len(self) - start, [None, buffer]),
+            "bytes": pa.array(np.frombuffer(self._bytes, np.int64)[start:]),
+        }
+
+    def extend(self, batch: pa.RecordBatch, firsts: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
+        """Append what `columns` gave."""
+        files = batch.column("file")
+        prefixes = np.array([self._intern(text) for text in files.dictionary.to_pylist()], np.int32)
+        self._prefix.frombytes(prefixes[files.indices.to_numpy()].tobytes())
+        self._number.frombytes(batch.column("number").to_numpy().tobytes())
+        self._bytes.frombytes(batch.column("bytes").to_numpy().tobytes())
+        digests = batch.column("sha256")
+        start = _SHA256_BYTES * digests.offset
+        self._sha256 += memoryview(digests.buffers()[1])[start : start + _SHA256_BYTES * len(digests)]
+        self.first.frombytes(np.asarray(firsts, np.int32).tobytes())
+
+    def _intern(self, prefix: str) -> int:
+        number = self._prefixes.setdefault(prefix, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(prefix)
+        return number
+
+
+def _name(prefix: str, number: int) -> str:
+    return f"{prefix}{number:06d}.arrow"

@@ -1,0 +1,172 @@
+"""Where the rows of every visible unit lie, in about 70 bytes a unit: columns in the order of commits, and an index in plan order."""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from generation.instances.plan import parse_unit_id, unit_id
+from generation.shard_table import ShardTable
+
+_OPEN, _BURIED = 0, -1
+"""In the index; anything else is a place in the log, counted from 1."""
+
+_FIELDS = ("record", "unit", "start", "end")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPlace:
+    """Where a visible unit's rows lie: rows [start, end) of a shard, whose bytes have this SHA-256."""
+
+    file: str
+    sha256: str
+    start: int
+    end: int
+
+    @property
+    def stamp(self) -> int:
+        """A number that other places do not have, as far as 64 bits go."""
+        return (int.from_bytes(bytes.fromhex(self.sha256[:16]), "little") + self.start + 1) % 2**64
+
+
+class UnitPlaces(Mapping[str, UnitPlace]):
+    """The visible units, iterated in plan order, and which of the others were given up. A unit's fate is settled once.
+
+    Attributes:
+        shards: The shards that hold them, in the order of their commits.
+    """
+
+    def __init__(self) -> None:
+        self.shards = ShardTable()
+        self._log = array("i")
+        self._index: list[array[int]] = []
+        self._settled = array("i")
+
+    def __len__(self) -> int:
+        return len(self._log) // len(_FIELDS)
+
+    def __iter__(self) -> Iterator[str]:
+        for record, index in enumerate(self._index):
+            for number, position in enumerate(index):
+                if position > 0:
+                    yield unit_id(record, number)
+
+    def __contains__(self, unit: object) -> bool:
+        return isinstance(unit, str) and self._position(unit) > 0
+
+    def __getitem__(self, unit: str) -> UnitPlace:
+        position = self._position(unit)
+        if position <= 0:
+            raise KeyError(unit)
+        shard = self._shard_of(position)
+        at = len(_FIELDS) * (position - 1)
+        return UnitPlace(self.shards.file(shard), self.shards.sha256(shard), self._log[at + 2], self._log[at + 3])
+
+    def file_of(self, unit: str) -> str | None:
+        """The shard of a visible unit; None for others."""
+        position = self._position(unit)
+        return self.shards.file(self._shard_of(position)) if position > 0 else None
+
+    def is_settled(self, unit: str) -> bool:
+        """Whether a unit is visible or given up."""
+        return self._position(unit) != _OPEN
+
+    def num_settled(self, record: int) -> int:
+        """Units of a plan record that are visible or given up."""
+        return self._settled[record] if record < len(self._settled) else 0
+
+    def settled_run(self, record: int, start: int, end: int) -> int:
+        """How many of a record's units [start, end) are settled before the first that is not."""
+        found = self._positions(record, start, end)
+        is_open = found == _OPEN
+        return int(is_open.argmax()) if is_open.any() else len(found)
+
+    def stamps(self, record: int, start: int, end: int) -> "np.ndarray[Any, np.dtype[np.uint64]]":
+        """The stamp of the place of each unit [start, end) of a record, all of them settled; 0 for those given up."""
+        positions = self._positions(record, start, end)
+        visible = positions > 0
+        shards = np.searchsorted(np.frombuffer(self.shards.first, np.int32), positions[visible] - 1, side="right") - 1
+        starts = np.frombuffer(self._log, np.int32)[len(_FIELDS) * (positions[visible] - 1) + 2]
+        stamps = np.zeros(end - start, np.uint64)
+        stamps[visible] = self.shards.heads(shards) + starts.astype(np.uint64) + np.uint64(1)
+        return stamps
+
+    def show(self, file: str, sha256: str, file_bytes: int, units: Sequence[tuple[str, int, int]]) -> list[str]:
+        """A shard with rows [start, end) of units is committed; returns those that became visible through it."""
+        won: list[str] = []
+        for unit, start, end in units:
+            record, number = parse_unit_id(unit)
+            index = self._index_of(record, number + 1)
+            if index[number] == _OPEN:
+                self._log.extend((record, number, start, end))
+                index[number] = len(self)
+                self._settled[record] += 1
+                won.append(unit)
+        if won:
+            self.shards.append(file, sha256, file_bytes, len(self) - len(won))
+        return won
+
+    def bury(self, unit: str) -> bool:
+        """Give a unit up; False where it is settled already."""
+        record, number = parse_unit_id(unit)
+        index = self._index_of(record, number + 1)
+        if index[number] != _OPEN:
+            return False
+        index[number] = _BURIED
+        self._settled[record] += 1
+        return True
+
+    def to_batch(self, first_shard: int) -> pa.RecordBatch:
+        """The shards from one on, a row each, with their units."""
+        firsts = np.frombuffer(self.shards.first, np.int32)[first_shard:]
+        begin = int(firsts[0]) if len(firsts) else len(self)
+        log = np.frombuffer(self._log, np.int32).reshape(-1, len(_FIELDS))[begin:]
+        columns = [pa.array(np.ascontiguousarray(log[:, column])) for column in range(len(_FIELDS))]
+        offsets = pa.array(np.append(firsts - begin, len(log)).astype(np.int32))
+        units = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, list(_FIELDS)))
+        return pa.record_batch({**self.shards.columns(first_shard), "units": units})
+
+    def extend(self, batch: pa.RecordBatch) -> None:
+        """Append what `to_batch` gave; its units are all open here."""
+        begin, lists = len(self), batch.column("units")
+        units = lists.flatten()
+        log = np.stack([units.field(column).to_numpy() for column in range(len(_FIELDS))], axis=1)
+        offsets = lists.offsets.to_numpy()
+        self.shards.extend(batch, begin + offsets[:-1] - offsets[0])
+        self._log.frombytes(np.ascontiguousarray(log, np.int32).tobytes())
+        order = np.argsort(log[:, 0], kind="stable")
+        cuts = np.flatnonzero(np.diff(log[order, 0])) + 1
+        for members in np.split(order, cuts) if len(order) else []:
+            record, numbers = int(log[members[0], 0]), log[members, 1]
+            index = np.frombuffer(self._index_of(record, int(numbers.max()) + 1), np.int32)
+            index[numbers] = begin + members + 1
+            self._settled[record] += len(members)
+
+    def _position(self, unit: str) -> int:
+        record, number = parse_unit_id(unit)
+        if record >= len(self._index) or number >= len(self._index[record]):
+            return _OPEN
+        return self._index[record][number]
+
+    def _positions(self, record: int, start: int, end: int) -> "np.ndarray[Any, np.dtype[np.int32]]":
+        positions = np.zeros(end - start, np.int32)
+        if record < len(self._index):
+            known = np.frombuffer(self._index[record], np.int32)[start:end]
+            positions[: len(known)] = known
+        return positions
+
+    def _index_of(self, record: int, num_units: int) -> "array[int]":
+        while record >= len(self._index):
+            self._index.append(array("i"))
+            self._settled.append(0)
+        index = self._index[record]
+        if num_units > len(index):
+            index.frombytes(bytes(index.itemsize * (num_units - len(index))))
+        return index
+
+    def _shard_of(self, position: int) -> int:
+        return bisect_right(self.shards.first, position - 1) - 1
