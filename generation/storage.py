@@ -5,17 +5,17 @@ The one exception is a driver's heartbeat, which `replace` overwrites. Knows not
 
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
 from generation.errors import StorageError
+from generation.local_files import Draft
+from generation.retry import PATIENT, Patience
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class Store:
 
     Attributes:
         uri: The root as the user wrote it: a local path or an URI that pyarrow understands.
+        patience: How long each operation is tried again where it fails for a reason that may pass.
     """
 
     uri: str
+    patience: Patience = PATIENT
 
     @property
     def filesystem(self) -> fs.FileSystem:
@@ -39,7 +41,11 @@ class Store:
 
     def child(self, relative: str) -> "Store":
         """The store of a folder below this one."""
-        return Store(f"{self.uri.rstrip('/')}/{relative}")
+        return replace(self, uri=f"{self.uri.rstrip('/')}/{relative}")
+
+    def patient(self, seconds: float) -> "Store":
+        """The same store with another patience."""
+        return replace(self, patience=replace(self.patience, seconds=seconds))
 
     @property
     def is_local(self) -> bool:
@@ -71,8 +77,16 @@ class Store:
         Raises:
             StorageError: The folder cannot be read.
         """
+        return sorted(name for name in self.sizes(folder) if not name.startswith("."))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Name and bytes of the files directly in a folder, also of those that writers have not shown or have left behind.
+
+        Raises:
+            StorageError: The folder cannot be read.
+        """
         infos: Any = self._look(folder, fs.FileSelector(self.path(folder), allow_not_found=True))
-        return sorted(i.base_name for i in infos if i.type == fs.FileType.File and not i.base_name.startswith("."))
+        return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
     def read(self, relative: str) -> bytes:
         """A whole file.
@@ -80,21 +94,22 @@ class Store:
         Raises:
             StorageError: It cannot be read.
         """
-        try:
+
+        def read() -> bytes:
             with self.filesystem.open_input_stream(self.path(relative)) as stream:
                 return stream.read()
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot read: {error}") from error
+
+        return self.patience.run(read, f"{self.uri}/{relative}: cannot read")
 
     def write_new(self, relative: str, content: bytes) -> None:
-        """Write a file that must not exist yet; it appears whole or not at all.
+        """Write a file that must not exist yet; it appears whole or not at all, and once this returns, for good.
 
         Raises:
             FileExistsError: Somebody else wrote it first.
-            StorageError: It cannot be written.
+            StorageError: It cannot be written; or it is, and nothing said so.
         """
-        with self._written(relative, content) as (temporary, target):
-            os.link(temporary, target)
+        with self._draft(relative, content) as draft:
+            self.patience.run(draft.show_new, f"{self.uri}/{relative}: cannot write")
 
     def replace(self, relative: str, content: bytes) -> None:
         """Write a file whether it exists or not; readers see the old or the new one, whole.
@@ -102,8 +117,21 @@ class Store:
         Raises:
             StorageError: It cannot be written.
         """
-        with self._written(relative, content) as (temporary, target):
-            temporary.replace(target)
+        with self._draft(relative, content) as draft:
+            self.patience.run(draft.show, f"{self.uri}/{relative}: cannot write")
+
+    def delete(self, relative: str) -> None:
+        """Delete a file, which may be gone already.
+
+        Raises:
+            StorageError: It cannot be deleted.
+        """
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(self.path(relative))
+
+        self.patience.run(delete, f"{self.uri}/{relative}: cannot delete")
 
     def delete(self, relative: str) -> None:
         """Delete a file; one that is gone already is none to complain of.
@@ -127,53 +155,23 @@ class Store:
         return [json.loads(line) for line in self.read(relative).splitlines() if line.strip()]
 
     def _look(self, relative: str, what: Any) -> Any:
-        try:
-            return self.filesystem.get_file_info(what)
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot read: {error}") from error
+        return self.patience.run(lambda: self.filesystem.get_file_info(what), f"{self.uri}/{relative}: cannot read")
 
     def _resolved(self) -> tuple[fs.FileSystem, str]:
         if "://" not in self.uri:
             return fs.LocalFileSystem(), str(Path(self.uri).absolute())
-        try:
-            filesystem, path = fs.FileSystem.from_uri(self.uri)
-        except (OSError, ValueError) as error:
+        try:  # may ask the object store for the bucket's region
+            filesystem, path = self.patience.run(
+                lambda: fs.FileSystem.from_uri(self.uri), f"{self.uri}: cannot be opened"
+            )
+        except ValueError as error:
             raise StorageError(f"{self.uri}: cannot be opened: {error}; check run.output") from error
         return filesystem, path.rstrip("/")
 
-    @contextmanager
-    def _written(self, relative: str, content: bytes) -> Generator[tuple[Path, Path]]:
-        """The content in a temporary file, and its final path beside it."""
+    def _draft(self, relative: str, content: bytes) -> Draft:
         if not self.is_local:
             raise StorageError(f"{self.uri}: only local and mounted filesystems can be written; set run.output to one")
-        target = Path(self.path(relative))
-        # Not mkstemp: its files are readable by their owner alone, and a run on a shared filesystem has other readers.
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-        try:
-            _make_folder(target.parent)
-            _write_durably(temporary, content)
-            yield temporary, target
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot write: {error}") from error
-        finally:
-            with suppress(OSError):  # it is gone after a replace, and never was where its folder could not be made
-                temporary.unlink()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # to a writer, that would say that its own file is there
-        raise NotADirectoryError(*error.args) from error
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+        return Draft(Path(self.path(relative)), content)
 
 
 def json_bytes(value: Any) -> bytes:
