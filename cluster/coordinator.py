@@ -83,7 +83,8 @@ class Coordinator:
     """
 
     def __init__(self, uri: str, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = Store(uri)
+        # Shorter than what a shard gets and than a lease: a commit that waits longer than its lease is work done twice.
+        self._store = Store(uri).patient(min(30.0, lease_seconds / 2))
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._meter = ProcessMeter()

@@ -74,9 +74,10 @@ def replay(store: Store) -> Replay:
         try:
             return _read(store, _sources(store, names))
         except StorageError as error:
-            if store.names(FOLDER) == names and failed == str(error):
+            cause = str(error.__cause__ or error)
+            if store.names(FOLDER) == names and failed == cause:
                 raise
-            failed = str(error)
+            failed = cause
     raise StorageError(f"{store.uri}/{FOLDER}: {_READ_ATTEMPTS} times, a file went away while it was read: {failed}")
 
 

@@ -133,19 +133,6 @@ class Store:
 
         self.patience.run(delete, f"{self.uri}/{relative}: cannot delete")
 
-    def delete(self, relative: str) -> None:
-        """Delete a file; one that is gone already is none to complain of.
-
-        Raises:
-            StorageError: It cannot be deleted.
-        """
-        try:
-            self.filesystem.delete_file(self.path(relative))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{relative}: cannot delete: {error}") from error
-
     def read_json(self, relative: str) -> Any:
         """A JSON file."""
         return json.loads(self.read(relative))
