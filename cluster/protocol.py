@@ -17,6 +17,7 @@ class GenerateJob:
         context: What all its instance flows share.
         commit_bytes: A shard is written once its rows are about so large ...
         commit_seconds: ... or its first unit is so old.
+        drain_seconds: How long a replica whose node goes away may take to finish units before it gives them back and leaves.
     """
 
     run: str
@@ -24,6 +25,7 @@ class GenerateJob:
     context: InstanceContext
     commit_bytes: int = 32 * 2**20
     commit_seconds: float = 2.0
+    drain_seconds: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class BeatAnswer:
     """What a replica should know at once.
 
     Attributes:
-        leave: There will be no more work: commit what is complete, drop the rest, and leave.
+        leave: There will be no more work: finish what is begun, give the rest back, and leave.
         drop: Units of those held that others have settled, which need not be finished.
     """
 

@@ -5,17 +5,17 @@ A plain class; `ray.remote(Replica)` at the call site makes it a threaded actor.
 
 import itertools
 import logging
-import multiprocessing
 import os
 import platform
-import threading
 import time
 from dataclasses import dataclass
 from typing import NoReturn
 
 from cluster.coordinator_calls import CoordinatorCalls
 from cluster.energy import ProcessMeter, Reading
-from cluster.protocol import Beat, GenerateJob
+from cluster.lease_loop import LeaseLoop, Place
+from cluster.protocol import GenerateJob
+from cluster.replica_process import bind_cores, die_together, exit_soon, in_actor, node_id, on_term
 from cluster.unit_work import UnitWork
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine
@@ -23,10 +23,6 @@ from generation.engines.config import EngineConfig
 from generation.errors import EngineDeadError
 from generation.flows import FlowCall, FlowResult
 from generation.pump import Pump
-
-_TICK_SECONDS = 0.5
-_EXIT_SECONDS = 5.0
-"""How long a dead engine's actor lives on, so that its last answer can name the reason."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +67,10 @@ class Replica:
         self._began = time.monotonic()
         self._meter = ProcessMeter(children=True, gpu_share=gpus)
         self._started: tuple[float, Reading] | None = None
+        self._in_actor = in_actor()
+        if self._in_actor:
+            die_together()
+            on_term(self._end)
         threads = getattr(engine, "threads", None)
         if place is not None and threads is not None:
             bind_cores(place, threads)
@@ -79,8 +79,9 @@ class Replica:
         self._pump = Pump(self._engine)
         self._pump.start()
         self._shards = itertools.count()
-        self._leave = threading.Event()
-        self._work: UnitWork | None = None
+        self._loop: LeaseLoop | None = None
+        self._drained = False
+        self._redone_tokens = 0
 
     def ready(self) -> ReplicaInfo:
         """Wait until the engine is built.
@@ -112,30 +113,45 @@ class Replica:
             self._die(error)
 
     def generate(self, job: GenerateJob, coordinator: CoordinatorCalls) -> None:
-        """Lease units, write and commit them, until the coordinator says leave or `leave` is called.
+        """Lease units, write and commit them, until the coordinator says leave, or `leave` or `drain` is called.
 
         Raises:
             EngineDeadError: The engine died; so does this actor, a moment later.
-            StorageError: A shard cannot be written or committed.
+            StorageError: Shards cannot be written, or not be committed.
+            RunLockedError: Another driver has taken the run over.
+            GaveUpError: The coordinator could not be reached for long, and nothing was left to do.
         """
-        self._leave.clear()
-        work = UnitWork(job, self._replica_id, coordinator, self._shard_name)
-        self._work = work
+        work = UnitWork(job, self._shard_name)
+        node = node_id() if self._in_actor else ""
+        place = Place(self._replica_id, node, self._engine.max_in_flight // 4, job.drain_seconds)
+        loop = self._loop = LeaseLoop(place, work, self._pump, coordinator, self._redone_tokens)
+        if self._drained:
+            loop.leave()
         self._pump.attach(work)
         try:
-            self._follow(work, coordinator)
+            loop.run()
         except EngineDeadError as error:
             self._die(error)
         finally:
-            self._work = None
+            self._redone_tokens = loop.redone_tokens
+            self._loop = None
             self._pump.detach(work)
 
     def leave(self) -> None:
         """End `generate` at once; what is not committed is dropped."""
-        self._leave.set()
-        work = self._work
-        if work is not None:
-            work.changed.set()
+        loop = self._loop
+        if loop is not None:
+            loop.leave()
+
+    def drain(self) -> None:
+        """Its node goes away: lease no more, finish and commit what is possible in `drain_seconds`, give the rest back.
+
+        Ends `generate` for good; returns at once.
+        """
+        self._drained = True
+        loop = self._loop
+        if loop is not None:
+            loop.drain()
 
     def stats(self) -> EngineStats:
         """The engine's counters."""
@@ -151,28 +167,12 @@ class Replica:
         self.leave()
         self._pump.stop()
 
-    def _follow(self, work: UnitWork, coordinator: CoordinatorCalls) -> None:
-        """Keep a little more unstarted work than the engine needs until the next lease comes."""
-        low = self._engine.max_in_flight // 4
-        ask_at, leaving = 0.0, False
-        while not self._leave.is_set():
-            if work.error is not None:
-                raise work.error
-            if leaving and work.settled:
-                return
-            now = time.monotonic()
-            if not leaving and work.unstarted <= low and now >= ask_at:
-                answer = coordinator.lease(self._replica_id, Beat(steps=self._pump.stats().steps))
-                if answer.lease is not None:
-                    work.add(answer.lease, low)
-                    self._pump.wake()
-                    continue
-                leaving, ask_at = answer.leave, now + answer.wait_seconds
-                work.commit_at_once()
-            self._pump.write(work, work.flush)
-            pause = ask_at - now if not leaving and work.unstarted <= low else _TICK_SECONDS
-            work.changed.wait(min(max(pause, 0.0), _TICK_SECONDS))
-            work.changed.clear()
+    def _end(self) -> None:
+        """Whoever sent SIGTERM sends SIGKILL soon: drain, then go."""
+        self.drain()
+        while self._loop is not None:
+            time.sleep(0.1)
+        exit_soon(0)
 
     def _shard_name(self) -> str:
         return f"shard-{self._replica_id}-{next(self._shards):06d}.arrow"
@@ -180,28 +180,6 @@ class Replica:
     def _die(self, error: EngineDeadError) -> NoReturn:
         """Take this actor down with its engine, so that nothing of it stays on the GPU."""
         _log.error("replica %s: the engine is dead: %s", self._replica_id, error)
-        if _in_actor():
-            for child in multiprocessing.active_children():
-                child.kill()
-            threading.Timer(_EXIT_SECONDS, os._exit, (1,)).start()
+        if self._in_actor:
+            exit_soon(1)
         raise error
-
-
-def bind_cores(place: tuple[int, int], threads: int) -> bool:
-    """Bind this thread, and those that it starts, to `threads` cores that no other replica of the pool has.
-
-    Returns:
-        False where this machine has too few cores for the whole pool: then nothing is bound.
-    """
-    number, count = place
-    cores = sorted(os.sched_getaffinity(0))
-    if count * threads > len(cores):
-        return False
-    os.sched_setaffinity(0, cores[number * threads : (number + 1) * threads])
-    return True
-
-
-def _in_actor() -> bool:
-    import ray
-
-    return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

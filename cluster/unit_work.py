@@ -1,50 +1,43 @@
 """A replica's units: leases become flows, their results become shards.
 
-Three threads share it, each on its side: the lease thread adds units, the flow thread takes calls, the writer thread gathers rows, writes
-shards and commits.
+Three threads share it: the lease thread adds, drops and takes what is written, the flow thread takes calls, the writer thread gathers
+rows and writes shards.
 """
 
-import hashlib
-import logging
+import queue
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
-import pyarrow as pa
-
-from cluster.coordinator_calls import CoordinatorCalls
-from cluster.protocol import GenerateJob, Lease, ShardCommit, UnitRows
-from generation.errors import StorageError
-from generation.flows import FlowCall, FlowResult
+from cluster.protocol import GenerateJob, Lease
+from cluster.shard_writer import ShardWriter, Written
+from cluster.unit_rows import FullUnit, full_unit
+from generation.errors import Reject, StorageError
+from generation.flows import Flow, FlowCall, FlowResult
 from generation.instances.flow import write_instance
 from generation.instances.plan import FlowPlan, PlanRecord, parse_unit_id, unit_flows
-from generation.rows import ROW_SCHEMA, Row, row_id, rows_to_batch
-from generation.storage import Store
-
-_COMMIT_ATTEMPTS = 5
-_ROW_BYTES = 256
-"""What a row takes besides its texts."""
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _OpenUnit:
-    record: PlanRecord
-    lease_id: str
-    flows: list[FlowPlan]
-    results: dict[int, FlowResult]
 
 
 @dataclass(frozen=True, slots=True)
-class _FullUnit:
-    unit: str
-    lease_id: str
-    rows: list[Row]
-    by_stage: list[dict[str, dict[str, int]]]
-    size: int
+class FailedShard:
+    """A shard that could not be written; its units are not in hand any more."""
+
+    units: tuple[str, ...]
+    error: StorageError
+
+
+@dataclass(slots=True, eq=False)
+class _OpenUnit:
+    record: PlanRecord
+    lease: Lease
+    flows: list[FlowPlan]
+    results: dict[int, FlowResult] = field(default_factory=dict[int, FlowResult])
+    started: bool = False
+    queued: int = 0
+    """Flows that may run; fewer than all while a unit is run with care."""
+    next_flow: int = 0
 
 
 class UnitWork:
@@ -52,32 +45,28 @@ class UnitWork:
 
     Args:
         job: What to write.
-        replica_id: Part of the shards' names.
-        coordinator: Takes the commits.
         shard_name: Gives a file name that no other attempt uses, for each shard.
 
     Attributes:
-        changed: Set when few calls are left to start, a unit is full, or the work failed.
+        changed: Set when few calls are left to start, a unit is full, a shard is written, or the work failed.
+        more_may_come: Whether there may be units that it has not been given yet.
     """
 
-    def __init__(
-        self, job: GenerateJob, replica_id: str, coordinator: CoordinatorCalls, shard_name: Callable[[], str]
-    ) -> None:
+    def __init__(self, job: GenerateJob, shard_name: Callable[[], str]) -> None:
         self.changed = threading.Event()
         self.error: Exception | None = None
         self.token_budget: int | None = None
+        self.more_may_come = True
         self._job = job
-        self._store = Store(job.run)
-        self._replica_id = replica_id
-        self._coordinator = coordinator
-        self._shard_name = shard_name
+        self._writer = ShardWriter(job, shard_name)
         self._seen: set[str] = set()
-        self._records: dict[int, PlanRecord] = {}
-        self._calls: deque[FlowCall] = deque()
-        self._held: set[str] = set()
+        self._lock = threading.Lock()
+        self._calls: deque[tuple[_OpenUnit, FlowCall]] = deque()
         self._open: dict[str, _OpenUnit] = {}
-        self._full: list[_FullUnit] = []
+        self._full: list[FullUnit] = []
         self._full_since = 0.0
+        self._written: queue.SimpleQueue[Written] = queue.SimpleQueue()
+        self._failed: queue.SimpleQueue[FailedShard] = queue.SimpleQueue()
         self._low = 0
         self._at_once = False
 
@@ -87,52 +76,88 @@ class UnitWork:
         return len(self._calls)
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing is left to run or to commit."""
-        return not self._held
+    def careful(self) -> bool:
+        """Whether it has a unit that is run with care, and alone."""
+        with self._lock:
+            return any(one.lease.care for one in self._open.values())
 
-    def add(self, lease: Lease, low: int) -> None:
-        """Queue the units of a lease, but for those that it still works on: a lease that ran out may come back to the same replica.
+    def add(self, lease: Lease, record: PlanRecord, low: int) -> None:
+        """Queue the units of a lease; of one with care, only the flows that are not to run.
 
         `changed` is set once only `low` flows are left to start.
         """
         self._low = low
         self._at_once = False
         self._seen.update(lease.seen)
-        for unit in lease.units:
-            if unit in self._held:
-                continue
-            self._held.add(unit)
-            index, number = parse_unit_id(unit)
-            if index not in self._records:
-                self._records[index] = self._coordinator.record(index)
-            record = self._records[index]
-            flows = unit_flows(record, number)
-            self._open[unit] = _OpenUnit(record, lease.lease_id, flows, {})
-            for plan in flows:
-                arguments = (plan, record, self._job.context, self._seen)
-                self._calls.append(FlowCall(f"{unit}/{plan.index}", write_instance, arguments))
+        skip = lease.care.skip if lease.care else ()
+        with self._lock:
+            for unit in lease.units:
+                opened = self._open[unit] = _OpenUnit(record, lease, unit_flows(record, parse_unit_id(unit)[1]))
+                self._queue(opened, skip if lease.care else range(len(opened.flows)))
+
+    def next_group(self) -> tuple[str, int, int] | None:
+        """(unit, first, end): the flows of the unit with care that are to run next, once nothing else of this work runs."""
+        with self._lock:
+            unit, opened = next(iter(self._open.items()), ("", None))
+            if (
+                opened is None
+                or opened.lease.care is None
+                or len(self._open) > 1
+                or len(opened.results) < opened.queued
+            ):
+                return None
+            skip = opened.lease.care.skip
+            first = next((i for i in range(opened.next_flow, len(opened.flows)) if i not in skip), None)
+            return None if first is None else (unit, first, min(first + opened.lease.care.group, len(opened.flows)))
+
+    def start_group(self, unit: str, first: int, end: int) -> None:
+        """Queue the flows that `next_group` named, unless their unit was dropped."""
+        with self._lock:
+            opened = self._open.get(unit)
+            if opened is not None and opened.lease.care is not None and opened.next_flow <= first:
+                opened.next_flow = end
+                self._queue(opened, [i for i in range(first, end) if i not in opened.lease.care.skip])
+
+    def drop(self, units: Iterable[str]) -> frozenset[str]:
+        """Forget those of the units that are not written yet, and say which; flows of them may still be running."""
+        wanted = set(units)
+        with self._lock:
+            dropped = wanted & (self._open.keys() | {full.unit for full in self._full})
+            self._open = {unit: opened for unit, opened in self._open.items() if unit not in dropped}
+            self._full = [full for full in self._full if full.unit not in dropped]
+            self._calls = deque(entry for entry in self._calls if unit_of(entry[1].key) not in dropped)
+        return frozenset(dropped)
+
+    def unfinished(self, *, started: bool = True) -> tuple[str, ...]:
+        """Units that are not full yet; without `started`, only those of which no flow has been started."""
+        with self._lock:
+            return tuple(unit for unit, opened in self._open.items() if started or not opened.started)
 
     def next_call(self) -> FlowCall | None:
         """The next flow of the oldest unit."""
-        try:
-            call = self._calls.popleft()
-        except IndexError:
-            return None
+        with self._lock:
+            if not self._calls:
+                return None
+            opened, call = self._calls.popleft()
+            opened.started = True
         if len(self._calls) <= self._low:
             self.changed.set()
         return call
 
     def deliver(self, result: FlowResult) -> None:
         """Gather a result; writes a shard when enough units are full."""
-        unit, _, index = result.key.rpartition("/")
-        gathered = self._open[unit]
-        gathered.results[int(index)] = result
-        if len(gathered.results) == len(gathered.flows):
-            if not self._full:
-                self._full_since = time.monotonic()
-            self._full.append(self._fill(unit, self._open.pop(unit)))
+        unit = unit_of(result.key)
+        with self._lock:
+            opened = self._open.get(unit)
+            if opened is None:  # dropped since
+                return
+            opened.results[int(result.key[len(unit) + 1 :])] = result
+            full = len(opened.results) == len(opened.flows)
+            ended = len(opened.results) == opened.queued
+        if full:
+            self._fill(unit, opened)
             self.flush()
+        if ended:
             self.changed.set()
 
     def fail(self, error: Exception) -> None:
@@ -142,94 +167,69 @@ class UnitWork:
         self.changed.set()
 
     def commit_at_once(self) -> None:
-        """There is no more work for now: commit each unit as soon as it is full."""
+        """There is no more work for now: write each unit as soon as it is full."""
         self._at_once = True
 
-    def flush(self) -> None:
-        """Write and commit the full units, if they are many or old enough. On the writer thread.
-
-        Raises:
-            StorageError: The shard cannot be written or committed.
-        """
+    @property
+    def flush_is_due(self) -> bool:
+        """Whether `flush` would write."""
         if not self._full:
-            return
+            return False
         old = time.monotonic() - self._full_since >= self._job.commit_seconds
-        large = sum(unit.size for unit in self._full) >= self._job.commit_bytes
-        if old or large or self._at_once:
-            self._commit(self._write(self._full), self._full[-1].lease_id)
-            self._held.difference_update(unit.unit for unit in self._full)
-            self._full = []
-            self.changed.set()
+        return old or self._at_once or sum(unit.row_bytes for unit in self._full) >= self._job.commit_bytes
 
-    def _fill(self, unit: str, gathered: _OpenUnit) -> _FullUnit:
-        results = [gathered.results[plan.index] for plan in gathered.flows]
-        rows = [
-            _row(self._job, gathered.record, plan, result) for plan, result in zip(gathered.flows, results, strict=True)
-        ]
-        size = sum(len(row.input) + len(row.rationale) + len(row.raw) + _ROW_BYTES for row in rows)
-        return _FullUnit(unit, gathered.lease_id, rows, [result.by_stage for result in results], size)
+    def flush(self) -> None:
+        """Write the full units, if they are many or old enough. On the writer thread."""
+        if not self.flush_is_due:
+            return
+        with self._lock:
+            units, self._full = self._full, []
+        try:
+            written = self._writer.write(units)
+        except StorageError as error:
+            self._failed.put(FailedShard(tuple(full.unit for full in units), error))
+        else:
+            self._written.put(written)
+        self.changed.set()
 
-    def _write(self, units: list[_FullUnit]) -> ShardCommit:
-        sink = pa.BufferOutputStream()
-        places: list[UnitRows] = []
-        with pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
-            for full in units:
-                start = places[-1].end if places else 0
-                writer.write_batch(rows_to_batch(full.rows))
-                places.append(UnitRows(full.unit, start, start + len(full.rows)))
-        content = sink.getvalue().to_pybytes()
-        file = f"rows/round-0/{self._shard_name()}"
-        self._store.write_new(file, content)
-        rows = [row for full in units for row in full.rows]
-        instances = Counter(row.task for row in rows if row.status == "instance")
-        rejections = Counter(f"{row.task}/{row.stage}/{row.reason}" for row in rows if row.status == "rejection")
-        digest = hashlib.sha256(content).hexdigest()
-        return ShardCommit(file, digest, len(content), tuple(places), dict(instances), dict(rejections), _tokens(units))
+    def take_written(self) -> list[Written]:
+        """Shards written since the last call."""
+        return [self._written.get() for _ in range(self._written.qsize())]
 
-    def _commit(self, commit: ShardCommit, lease_id: str) -> None:
-        for attempt in range(_COMMIT_ATTEMPTS):
-            try:
-                answer = self._coordinator.commit(self._replica_id, lease_id, commit)
-            except StorageError:
-                if attempt == _COMMIT_ATTEMPTS - 1:
-                    raise
-                time.sleep(2**attempt)
-            else:
-                if answer.lost:
-                    _log.info("%s: units %s were committed by others", commit.file, ", ".join(answer.lost))
+    def take_failed(self) -> list[FailedShard]:
+        """Shards that could not be written since the last call."""
+        return [self._failed.get() for _ in range(self._failed.qsize())]
+
+    def _queue(self, opened: _OpenUnit, indices: Sequence[int]) -> None:
+        skip = opened.lease.care.skip if opened.lease.care else ()
+        for index in indices:
+            plan = opened.flows[index]
+            arguments = (plan, opened.record, self._job.context, self._seen)
+            call = FlowCall(_key(plan), _skipped) if index in skip else FlowCall(_key(plan), write_instance, arguments)
+            self._calls.append((opened, call))
+        opened.queued += len(indices)
+
+    def _fill(self, unit: str, opened: _OpenUnit) -> None:
+        results = [opened.results[plan.index] for plan in opened.flows]
+        full = full_unit(self._job, opened.lease.lease_id, opened.record, opened.flows, results)
+        with self._lock:
+            if self._open.pop(unit, None) is None:  # dropped since
                 return
+            if not self._full:
+                self._full_since = time.monotonic()
+            self._full.append(full)
 
 
-def _row(job: GenerateJob, record: PlanRecord, plan: FlowPlan, result: FlowResult) -> Row:
-    row = result.value
-    if result.error is not None:
-        row = Row(
-            row_id=row_id(job.run_id, plan.unit, plan.index),
-            unit=plan.unit,
-            index=plan.index,
-            task=record.task,
-            status="rejection",
-            stage="flow",
-            reason=type(result.error).__name__,
-            bundle=record.bundle.bundle_id,
-            principles=record.bundle.principles,
-            cell=plan.cell.cell_id,
-            model=job.context.model,
-            round=record.round,
-            raw=str(result.error),
-        )
-    return replace(
-        row,
-        requests=result.requests,
-        prompt_tokens=result.prompt_tokens,
-        cached_tokens=result.cached_tokens,
-        output_tokens=result.output_tokens,
-    )
+def unit_of(key: str) -> str:
+    """The unit of a flow, by the flow's key."""
+    return key.partition("/")[0]
 
 
-def _tokens(units: list[_FullUnit]) -> dict[str, dict[str, int]]:
-    tokens: dict[str, Counter[str]] = {}
-    for by_stage in (one for full in units for one in full.by_stage):
-        for stage, counts in by_stage.items():
-            tokens.setdefault(stage, Counter()).update(counts)
-    return {stage: dict(counts) for stage, counts in tokens.items()}
+def _key(plan: FlowPlan) -> str:
+    return f"{plan.unit}/{plan.index}"
+
+
+def _skipped() -> Flow:
+    """A flow that killed its engine before, and is not run again."""
+    raise Reject("engine", "killed the engine")
+    yield

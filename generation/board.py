@@ -5,7 +5,7 @@ ones that run do not fill the engine.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from generation.engines.base import Completion, Engine, Finished, Prepared, Request
@@ -63,14 +63,16 @@ class Board:
         if account is None:
             return []
         self._accounts.remove(account)
-        ids = {request_id for request_id, owner in self._owner.items() if owner is account}
-        self._pool.forget(ids)
-        for request_id in ids:
-            del self._owner[request_id]
-        self._waiting = deque(entry for entry in self._waiting if entry[0] not in ids)
-        self._to_engine = [entry for entry in self._to_engine if entry[0] not in ids]
-        self._flows = {key: entry for key, entry in self._flows.items() if entry[0] is not account}
-        return [request_id for request_id in ids if self._in_flight.pop(request_id, None) is not None]
+        return self._forget(account, {key for key, (owner, _) in self._flows.items() if owner is account})
+
+    def drop(self, work: Work, unwanted: Callable[[str], bool]) -> list[int]:
+        """Drop the open flows of `work` with unwanted keys; returns the requests that the engine should abort."""
+        account = next((one for one in self._accounts if one.work is work), None)
+        if account is None:
+            return []
+        return self._forget(
+            account, {k for k, (owner, key) in self._flows.items() if owner is account and unwanted(key)}
+        )
 
     def arrive(self, finished: Sequence[Finished], refused: Sequence[tuple[int, str]]) -> None:
         """Requests came back from the engine: decode them, and hand them to their flows."""
@@ -102,6 +104,20 @@ class Board:
         """Flows that ended since the last call."""
         ended, self._ended = self._ended, []
         return ended
+
+    def _forget(self, account: _Account, flows: set[str]) -> list[int]:
+        ids = set(self._pool.requests_of(flows))
+        self._pool.forget(ids)
+        for request_id in ids:
+            del self._owner[request_id]
+        for key in flows:
+            del self._flows[key]
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in ids)
+        self._to_engine = [entry for entry in self._to_engine if entry[0] not in ids]
+        account.held = deque(entry for entry in account.held if entry[0] not in ids)
+        admitted = {request_id: self._in_flight.pop(request_id) for request_id in ids & self._in_flight.keys()}
+        account.reserved -= sum(one.reserved for one in admitted.values())
+        return list(admitted)
 
     def _start_flow(self) -> bool:
         for _ in range(len(self._accounts)):

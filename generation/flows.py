@@ -4,7 +4,7 @@ A flow yields one `Request` (a `Completion` comes back) or a list of them (a lis
 knows nothing of threads, engines or Ray; neither does the pool, which only moves values between flows and whoever owns an engine.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,10 @@ class FlowPool:
         running, _, _ = self._by_request.pop(request_id)
         running.error = error
         return self._answered(running)
+
+    def requests_of(self, keys: Container[str]) -> list[int]:
+        """Open requests of the flows with these keys."""
+        return [request_id for request_id, (running, _, _) in self._by_request.items() if running.key in keys]
 
     def forget(self, request_ids: Iterable[int]) -> None:
         """Drop requests and with them their flows, which never end. All open requests of a flow go together."""

@@ -78,6 +78,10 @@ class Pump:
         """Drop `work`: its open flows never end."""
         self._inbox.put(partial(self._detach, work))
 
+    def drop(self, work: Work, unwanted: Callable[[str], bool]) -> None:
+        """Drop the flows of `work` with unwanted keys: those that are open never end; of others, results may still be delivered."""
+        self._inbox.put(partial(self._drop, work, unwanted))
+
     def wake(self) -> None:
         """A work has new calls."""
         self._inbox.put(_nothing)
@@ -139,6 +143,11 @@ class Pump:
 
     def _detach(self, work: Work) -> None:
         ids = self._board.detach(work)
+        if ids:
+            self._engine_thread.abort(ids)
+
+    def _drop(self, work: Work, unwanted: Callable[[str], bool]) -> None:
+        ids = self._board.drop(work, unwanted)
         if ids:
             self._engine_thread.abort(ids)
 

@@ -3,9 +3,11 @@
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from typing import Any
 
-from cluster.protocol import Beat, BeatAnswer, CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
+from cluster.lease_loop import LeaseLoop, Place
+from cluster.protocol import BeatAnswer, CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
 from cluster.recipe import Recipe
 from cluster.unit_work import UnitWork
 from generation.arms import ArmSpec
@@ -88,32 +90,30 @@ class Recorder:
         self._engine.close()
 
 
-@dataclass(frozen=True)
 class Desk:
-    """A coordinator that has one lease to give, and takes every commit."""
+    """A coordinator that leases each of its records once, whole, and takes every commit."""
 
-    records: tuple[PlanRecord, ...]
+    def __init__(self, records: Sequence[PlanRecord]) -> None:
+        self._records = records
+        self._leases = iter([Lease(str(record.index), tuple(record.units()), 600.0) for record in records])
 
-    def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
-        """All units."""
-        return LeaseAnswer(Lease(replica_id, tuple(unit for record in self.records for unit in record.units()), 600.0))
+    def send(self, method: str, *arguments: Any) -> Future[Any]:
+        """Answer at once."""
+        answer: Future[Any] = Future()
+        answer.set_result(getattr(self, f"_{method}")(*arguments))
+        return answer
 
-    def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
-        """Nothing has changed."""
+    def _lease(self, *_: object) -> LeaseAnswer:
+        lease = next(self._leases, None)
+        return LeaseAnswer(lease, leave=lease is None)
+
+    def _beat(self, *_: object) -> BeatAnswer:
         return BeatAnswer()
 
-    def announce(self, replica_id: str, unit: str, first: int, end: int) -> None:
-        """Nothing is leased with care."""
+    def _record(self, index: int) -> PlanRecord:
+        return self._records[index]
 
-    def release(self, replica_id: str, units: tuple[str, ...], reason: str, blame: bool) -> None:
-        """Nobody else could take them."""
-
-    def record(self, index: int) -> PlanRecord:
-        """A plan record."""
-        return self.records[index]
-
-    def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
-        """Accepted."""
+    def _commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
         return CommitAnswer(tuple(rows.unit for rows in commit.units), ())
 
 
@@ -132,24 +132,15 @@ class Miniature:
         self._flows_per_unit = recipe.generation.flows_per_unit
         self._shards = itertools.count()
 
-    def run(self, pump: Pump, folder: str, units: int) -> Clock:
+    def run(self, pump: Pump, max_in_flight: int, folder: str, units: int) -> Clock:
         """Generate and commit so many units."""
-        desk = Desk(tuple(self._records(units)))
-        work = UnitWork(GenerateJob(folder, "benchmark", self._context), "r", desk, self._shard_name)
-        lease = desk.lease("r", Beat()).lease
-        assert lease is not None
+        desk = Desk(self._records(units))
+        work = UnitWork(GenerateJob(folder, "benchmark", self._context), self._shard_name)
+        place = Place("r", "", max_in_flight // 4, drain_seconds=0.0)
         with Clock() as clock:
-            work.add(lease, low=0)
             pump.attach(work)
-            while work.error is None and not work.settled:
-                if not work.unstarted:
-                    work.commit_at_once()
-                pump.write(work, work.flush)
-                work.changed.wait(0.5)
-                work.changed.clear()
+            LeaseLoop(place, work, pump, desk).run()
         pump.detach(work)
-        if work.error is not None:
-            raise work.error
         return clock
 
     def _records(self, units: int) -> list[PlanRecord]:

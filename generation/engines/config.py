@@ -89,6 +89,8 @@ class ScriptedEngine(Section):
     max_in_flight: Count = 64
     fail_prompts_with: str | None = None
     """Requests whose prompt contains this text end with finish `error`."""
+    die_on_prompts_with: str | None = None
+    """The engine dies in the step after it was given a prompt that contains this text."""
     die_after_requests: Count | None = None
     """The engine dies once it has finished so many."""
     out_of_memory: Literal["start", "work"] | None = None

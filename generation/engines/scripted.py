@@ -36,7 +36,7 @@ class ScriptedModel:
         Raises:
             RequestError: The prompt is empty.
         """
-        prompt = request.prefix + request.text
+        prompt = _prompt(request)
         if not prompt:
             raise RequestError("the prompt is empty")
         replies = self._config.replies
@@ -61,11 +61,14 @@ class ScriptedModel:
         """Finish all requests in hand, or as many as are left to the engine's planted death.
 
         Raises:
-            EngineDeadError: `die_after_requests` is reached.
+            EngineDeadError: `die_after_requests` is reached, or it holds a prompt to die of.
             EngineMemoryError: As planned.
         """
         if self._config.seconds_per_step:
             time.sleep(self._config.seconds_per_step)
+        deadly = self._config.die_on_prompts_with
+        if deadly is not None and any(deadly in _prompt(one.request) for one in self._unfinished.values()):
+            raise EngineDeadError(f"the scripted engine dies of a prompt that contains '{deadly}', as planned")
         limit = self._config.die_after_requests
         if self._short_of_memory == "work" and self._finished:
             raise EngineMemoryError("the scripted engine is out of memory, as planned")
@@ -99,3 +102,7 @@ class ScriptedModel:
         self._finished += 1
         self._tally.finished(prepared, completion.prompt_tokens, 0, completion.output_tokens)
         return Finished(request_id, completion)
+
+
+def _prompt(request: Request) -> str:
+    return request.prefix + request.text

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ class LocalCoordinator:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
         return call
+
+    def send(self, method: str, *arguments: Any) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(getattr(self._coordinator, method)(*arguments), self._loop)
 
 
 @contextmanager
