@@ -92,7 +92,7 @@ def measure(arm: str, units: int, rounds: int) -> tuple[Side, Side]:
     ours, bare = Side(), Side()
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds + 1):
-            clock = miniature.run(pump, config.max_num_seqs, folder, units if turn else 1)
+            clock = miniature.run(pump, recorder.max_in_flight, folder, units if turn else 1)
             taken = recorder.take()
             replayed = replay(engine, taken)
             if turn:

@@ -77,11 +77,9 @@ class LeaseLoop:
         self._records: dict[int, PlanRecord] = {}
         self._held: set[str] = set()
         self._lease_seconds = 0.0
-        self._failed_shards = 0
-        self._leasing = self._beating = self._announcing = False
-        self._returning = 0
+        self._failed_shards = self._returning = 0
+        self._leasing = self._beating = self._announcing = self._leaving = self._wound_up = False
         self._lease_at = self._beat_at = 0.0
-        self._leaving = self._wound_up = False
 
     def leave(self) -> None:
         """End at once; what is not committed is dropped. On any thread."""
@@ -123,10 +121,10 @@ class LeaseLoop:
             self._wind_up(self._drain_until - now)
         if self._wants_work(now):
             self._leasing = True
-            self._talk.ask(self._take_lease, "lease", lambda: (self._place.replica_id, self._beat()))
+            self._talk.ask(self._take_lease, "lease", self._beat)
         if not self._beating and now >= self._beat_at:
             self._beating = True
-            self._talk.ask(self._take_beat, "beat", lambda: (self._place.replica_id, self._beat()))
+            self._talk.ask(self._take_beat, "beat", self._beat)
         if not self._announcing and (group := self._work.next_group()) is not None:
             self._announcing = True
             self._talk.ask(partial(self._take_announced, group), "announce", lambda: (self._place.replica_id, *group))
@@ -164,8 +162,7 @@ class LeaseLoop:
         return False
 
     def _pause(self, now: float) -> float:
-        due = [at for at in (self._lease_at, self._beat_at) if at > now]
-        return min([_TICK_SECONDS, *(at - now for at in due)])
+        return min([_TICK_SECONDS, *(at - now for at in (self._lease_at, self._beat_at) if at > now)])
 
     def _take_lease(self, answer: LeaseAnswer) -> None:
         lease = answer.lease
@@ -181,24 +178,24 @@ class LeaseLoop:
         lease = replace(lease, units=tuple(unit for unit in lease.units if unit not in self._held))
         self._held.update(lease.units)
         self._lease_seconds = min(lease.seconds, self._lease_seconds or lease.seconds)
-        index = parse_unit_id(lease.units[0])[0] if lease.units else None
-        if index is None or index in self._records:
-            self._have(lease)
+        if not lease.units:
+            self._leasing = False
+            return
+        index, _ = parse_unit_id(lease.units[0])
+        if index in self._records:
+            self._take_record(lease, self._records[index])
         else:
             self._talk.ask(partial(self._take_record, lease), "record", lambda: (index,))
 
     def _take_record(self, lease: Lease, record: PlanRecord) -> None:
-        self._records[record.index] = record
-        self._have(lease)
-
-    def _have(self, lease: Lease) -> None:
         self._leasing = False
+        self._records[record.index] = record
         if self._leaving:
             self._give_back(lease.units, "leaving")
-        elif lease.units:
-            self._work.more_may_come = True
-            self._work.add(lease, self._records[parse_unit_id(lease.units[0])[0]], self._place.low)
-            self._pump.wake()
+            return
+        self._work.more_may_come = True
+        self._work.add(lease, record, self._place.low)
+        self._pump.wake()
 
     def _take_beat(self, answer: BeatAnswer) -> None:
         self._beating = False
@@ -242,13 +239,12 @@ class LeaseLoop:
         self._held.difference_update(units)
         if units:
             self._returning += 1
-            arguments = self._place.replica_id, units, reason, False
-            self._talk.ask(self._take_returned, "release", partial(tuple, arguments))
+            self._talk.ask(self._take_returned, "release", lambda: (self._place.replica_id, units, reason, False))
 
     def _take_returned(self, _: None) -> None:
         self._returning -= 1
 
-    def _beat(self) -> Beat:
+    def _beat(self) -> tuple[str, Beat]:
         stats = self._pump.stats()
         spent = Spent(steps=stats.steps, redone_tokens=self.redone_tokens)
-        return Beat(stats.steps, self._place.node, tuple(sorted(self._held)), spent)
+        return self._place.replica_id, Beat(stats.steps, self._place.node, tuple(sorted(self._held)), spent)
