@@ -11,6 +11,7 @@ import random
 import time
 
 from cluster.ledger import Ledger
+from generation.unit_places import UnitPlaces
 
 _BUNDLES = 8
 _UNITS_PER_RECORD = 500
@@ -48,7 +49,7 @@ def main() -> None:
 
 def play(replicas: int, units: int) -> tuple[int, float]:
     """Let replicas work until all units are committed; returns the pairs of lease and commit, and the seconds in the ledger."""
-    ledger, rng = Ledger(_LEASE_SECONDS, _ATTEMPTS), random.Random(0)
+    ledger, rng = Ledger(UnitPlaces(), _LEASE_SECONDS, _ATTEMPTS), random.Random(0)
     for start in range(0, units, _UNITS_PER_RECORD):
         ledger.add_record(f"b{start // _UNITS_PER_RECORD % _BUNDLES}", min(_UNITS_PER_RECORD, units - start))
     free_at = [(rng.uniform(0, 1), f"r{number}") for number in range(replicas)]

@@ -8,14 +8,14 @@ Line = dict[str, Any]
 
 
 class GroupCommit:
-    """Gathers lines for a moment and writes them as one segment; at most one write is under way.
+    """Gathers lines while a write is under way, or for a moment where none is, and writes them as one segment.
 
     After a failed write every later call fails with the same error: what is on storage is then not known any more.
 
     Args:
-        write: Writes a segment durably; called in a thread.
-        written: Called in the event loop with the lines of each segment that was written.
-        seconds: How long lines are gathered.
+        write: Writes a segment durably; called in a thread, once at a time.
+        written: Called in the event loop with the lines of each segment that was written, before the next write begins.
+        seconds: How long lines are gathered where no write is under way.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class GroupCommit:
         """
         self._lines.extend(lines)
         if self._gathering is None:
-            self._gathering = asyncio.ensure_future(self._flush())
+            self._gathering = asyncio.create_task(self._flush())
         await asyncio.shield(self._gathering)
 
     async def _flush(self) -> None:
-        async with self._one_at_a_time:
+        if not self._one_at_a_time.locked():
             await asyncio.sleep(self._seconds)
+        async with self._one_at_a_time:
             lines, self._lines, self._gathering = self._lines, [], None
             if self._error:
                 raise self._error

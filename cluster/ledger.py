@@ -1,33 +1,20 @@
 """Who works on which unit: leases, deadlines, attempts and the rule that the first complete commit wins.
 
-A pure state machine: no Ray, no clock, no storage. Time is passed in. Losing all of it loses no row: the manifest has the rest.
+A pure state machine: no Ray, no clock, no storage. Time is passed in, in seconds from any origin. Losing all of it loses no row: what
+is visible or given up is in the manifest, and replicas say what they hold.
 """
 
-import heapq
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from cluster.free_units import FreeUnits
+from cluster.leases import Leases
+from cluster.protocol import Care
+from cluster.suspects import Suspects
+from generation.unit_places import UnitPlaces
 
 MAX_UNITS_PER_LEASE = 4
-_ALONE_AFTER = 2
-"""A unit that failed so often is leased alone, so that it takes no others down with it."""
-
-
-@dataclass(slots=True)
-class _Lease:
-    replica: str
-    units: set[str]
-    deadline: float
-    seconds: float
-
-
-@dataclass(slots=True)
-class _Replica:
-    seen: float
-    steps: int = -1
-    bundle: str = ""
-    leases: set[str] = field(default_factory=set[str])
+_SMOOTHING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +22,14 @@ class Grant:
     """Units handed to a replica.
 
     Attributes:
-        lease_id: Unique within a ledger.
+        number: Of the grants of a ledger.
         units: Of one plan record, in plan order.
-        seconds: Until they are handed out again.
+        care: For a unit alone of which replicas have died, or None.
     """
 
-    lease_id: str
+    number: int
     units: tuple[str, ...]
-    seconds: float
+    care: Care | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,125 +48,151 @@ class Outcome:
 
 
 class Ledger:
-    """The units of one run's plan and their fate. Every operation costs O(units in it), O(replicas) at worst."""
+    """The units of one run's plan and their fate. Every operation costs O(units in it).
 
-    def __init__(self, lease_seconds: float, max_attempts: int) -> None:
+    Args:
+        places: What is visible. The ledger reads it, and holds what is on its way there until it is told that it arrived.
+        lease_seconds: How long a replica keeps its units without a step.
+        max_attempts: Attempts that may fail before a unit is given up.
+    """
+
+    def __init__(self, places: UnitPlaces, lease_seconds: float, max_attempts: int) -> None:
+        self._places = places
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
-        self._free = FreeUnits()
-        self._file_of: dict[str, str] = {}
-        self._tombstones: dict[str, str] = {}
-        self._attempts: dict[str, int] = {}
-        self._lease_of: dict[str, str] = {}
-        self._leases: dict[str, _Lease] = {}
-        self._deadlines: list[tuple[float, str]] = []
-        self._replicas: dict[str, _Replica] = {}
-        self._num_leases = 0
+        self._free = FreeUnits(self._is_free)
+        self._leases = Leases(lease_seconds)
+        self._suspects = Suspects()
+        self._settling: dict[str, str | None] = {}
         self._buried: list[tuple[str, str]] = []
+        self._unit_seconds: float | None = None
+        self._num_grants = 0
+        self._num_records = 0
         self.num_planned = 0
 
     @property
     def num_leased(self) -> int:
         """Units in the hands of a replica."""
-        return len(self._lease_of)
+        return len(self._leases.holders)
 
     @property
     def num_free(self) -> int:
         """Units that nobody works on and that are not settled."""
-        return self.num_planned - len(self._file_of) - len(self._tombstones) - len(self._lease_of)
+        return self._free.num_free
 
     @property
     def num_replicas(self) -> int:
         """Replicas heard of within the last lease time."""
-        return len(self._replicas)
+        return len(self._leases.members)
 
     def add_record(self, bundle: str, num_units: int) -> None:
         """Append the next plan record."""
-        self._free.add(bundle, num_units)
+        self._free.add(bundle, num_units, self._places.num_settled(self._num_records))
+        self._num_records += 1
         self.num_planned += num_units
 
-    def lease(self, replica: str, now: float) -> Grant | None:
-        """Units for a replica, or None where nothing is free.
+    def hear(self, replica: str, steps: int, held: Collection[str], now: float) -> tuple[str, ...]:
+        """A replica speaks; its leases are renewed where its engine has made steps since it last did.
 
-        Units that came back from others go first, since they hold up the plan order. Then the replica stays with the bundle of its
-        last lease where one of the oldest open records has it, or else takes the one that fewest replicas work on.
+        What it holds and nobody else does counts as leased to it: the ledger may have begun without it. What it was handed a lease time
+        ago and does not hold never reached it.
+
+        Returns:
+            Those of `held` that are settled, or not in the plan.
+        """
+        member = self._leases.touch(replica, now)
+        if steps > member.steps:
+            self._leases.renew(replica, now)
+        member.steps = steps
+        for unit in held:
+            if self._is_free(unit):
+                self._free.claim(unit)
+                self._leases.hold(replica, [unit], now, twice=not self._suspects.is_suspect(unit))
+        if held:
+            old = now - self._lease_seconds
+            for unit in [unit for unit, since in member.units.items() if since <= old and unit not in held]:
+                self._take_back(replica, unit, "", blame=False)
+        return tuple(unit for unit in held if not self._is_open(unit))
+
+    def lease(self, replica: str, now: float) -> Grant | None:
+        """Units for a replica, or None where there is nothing that it should do.
+
+        First come units that failed, alone; then those that came back from others, since they hold up the plan order. Then the replica
+        stays with its bundle, or takes the largest. Where nothing is free, it gets the unit that another replica has had for longest,
+        if that is longer than units take: the first to commit it wins.
         """
         self.expire(now)
-        member = self._touch(replica, now)
-        working = [other.bundle for other in self._replicas.values() if other is not member]
-        while (record := self._free.choose(member.bundle, working)) is not None:
-            units = self._free.take(record, self._lease_size(), self._is_free, self._is_suspect)
-            if units:
-                member.bundle = self._free.bundle_of(record)
-                return self._grant(replica, units, now)
-        return None
+        member = self._leases.touch(replica, now)
+        if (unit := self._free.take_alone()) is not None:
+            return self._grant(replica, [unit], now)
+        size = max(1, min(MAX_UNITS_PER_LEASE, self._free.num_free // (2 * len(self._leases.members))))
+        units = self._free.take_returned(size) or self._free.take(member.bundle, size)
+        while not units and (bundle := self._free.largest()) is not None:
+            self._free.move(member.bundle, bundle)
+            member.bundle = bundle
+            units = self._free.take(bundle, size)
+        if not units and self._unit_seconds is not None:
+            unit = self._leases.straggler_for(replica, now - self._unit_seconds)
+            units = [] if unit is None else [unit]
+        return self._grant(replica, units, now) if units else None
+
+    def announce(self, replica: str, unit: str, first: int, end: int) -> None:
+        """A replica is about to run flows [first, end) of a unit that it got with care."""
+        self._suspects.announce(replica, unit, first, end)
 
     def commit(self, replica: str, units: Iterable[str], file: str, now: float) -> Outcome:
         """A complete shard of `units` was written as `file`. Says the same when it is said again."""
-        won: list[str] = []
-        committed, lost = list[str](), list[str]()
+        member = self._leases.touch(replica, now)
+        won, committed, lost = list[str](), list[str](), list[str]()
         for unit in units:
             if self._is_open(unit):
-                self._release(unit)
-                self._file_of[unit] = file
+                self._time(now - member.units.get(unit, now))
+                self._settle(unit, file, replica)
                 won.append(unit)
-            (committed if self._file_of.get(unit) == file else lost).append(unit)
-        self._renew(replica, now)
+            (committed if self._file_of(unit) == file else lost).append(unit)
+        self._leases.renew(replica, now)
         return Outcome(tuple(won), tuple(committed), tuple(lost))
+
+    def learn(self, unit: str, output_tokens: float) -> None:
+        """So many tokens were generated for a unit of the plan."""
+        self._free.learn(unit, output_tokens)
+
+    def arrived(self, units: Iterable[str]) -> None:
+        """The fate of these units can be seen in `places`."""
+        for unit in units:
+            self._settling.pop(unit, None)
 
     def give_up(self, unit: str, reason: str) -> bool:
         """Give a unit up for good; False where it is settled already."""
         if not self._is_open(unit):
             return False
-        self._release(unit)
-        self._tombstones[unit] = reason
+        self._settle(unit, None)
         self._buried.append((unit, reason))
         return True
 
-    def restore(self, unit: str, file: str | None, reason: str = "") -> None:
-        """A unit whose fate the manifest knows: committed in `file`, or given up (None)."""
-        if file is None:
-            self._tombstones[unit] = reason
-        else:
-            self._file_of[unit] = file
-
-    def hear(self, replica: str, steps: int, now: float) -> None:
-        """A replica speaks; where its engine has made steps since it last did, its leases are renewed."""
-        member = self._touch(replica, now)
-        if steps > member.steps:
-            self._renew(replica, now)
-        member.steps = steps
-
-    def settled(self, units: Iterable[str]) -> tuple[str, ...]:
-        """Those of the units that are committed or given up."""
-        return tuple(unit for unit in units if unit in self._file_of or unit in self._tombstones)
-
     def release(self, replica: str, units: Iterable[str], reason: str, blame: bool) -> None:
-        """A replica gives units back; with blame, they lose an attempt each."""
+        """A replica gives units back, with blame at the cost of one attempt each."""
         for unit in units:
-            lease = self._leases.get(self._lease_of.get(unit, ""))
-            if lease is not None and lease.replica == replica:
-                self._release(unit)
-                self._return(unit, reason, blame)
+            self._take_back(replica, unit, f"replica {replica} gave it back: {reason}", blame)
 
     def forget(self, replica: str, reason: str, blame: bool) -> None:
         """A replica is dead: its units are free again, with blame at the cost of one attempt each."""
-        member = self._replicas.pop(replica, None)
-        for lease_id in sorted(member.leases) if member else ():
-            self._end_lease(lease_id, f"replica {replica} died: {reason}", blame)
+        self._suspects.end(replica, blame)
+        member = self._leases.members.get(replica)
+        if member is not None:
+            for unit in sorted(member.units):
+                self._take_back(replica, unit, f"replica {replica} died: {reason}", blame)
+            del self._leases.members[replica]
+            self._free.move(member.bundle, "")
 
     def expire(self, now: float) -> None:
-        """Take back the units whose deadline is past."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            lease_id = heapq.heappop(self._deadlines)[1]
-            lease = self._leases.get(lease_id)
-            if lease and lease.deadline <= now:
-                self._end_lease(lease_id, f"not committed in {lease.seconds:.0f} s by replica {lease.replica}")
-        while self._replicas:
-            name, member = next(iter(self._replicas.items()))
-            if member.leases or member.seen + self._lease_seconds > now:
-                break
-            del self._replicas[name]
+        """Take back the units of replicas that get nothing done, and count those no more that say nothing."""
+        for replica, member in self._leases.overdue(now):
+            why = f"no step of replica {replica} in {self._lease_seconds:.0f} s"
+            for unit in sorted(member.units):
+                self._take_back(replica, unit, why, blame=True)
+        for member in self._leases.pop_silent(now):
+            self._free.move(member.bundle, "")
 
     def take_buried(self) -> list[tuple[str, str]]:
         """(unit, reason) given up since the last call, in order."""
@@ -187,64 +200,44 @@ class Ledger:
         return buried
 
     def _is_open(self, unit: str) -> bool:
-        return self._free.plans(unit) and unit not in self._file_of and unit not in self._tombstones
+        return unit not in self._settling and self._free.plans(unit) and not self._places.is_settled(unit)
 
     def _is_free(self, unit: str) -> bool:
-        return self._is_open(unit) and unit not in self._lease_of
+        return unit not in self._leases.holders and self._is_open(unit)
 
-    def _is_suspect(self, unit: str) -> bool:
-        return self._attempts.get(unit, 0) >= _ALONE_AFTER
-
-    def _touch(self, replica: str, now: float) -> _Replica:
-        member = self._replicas.pop(replica, None) or _Replica(now)
-        member.seen = now
-        self._replicas[replica] = member
-        return member
-
-    def _lease_size(self) -> int:
-        return max(1, min(MAX_UNITS_PER_LEASE, self.num_free // (2 * len(self._replicas))))
+    def _file_of(self, unit: str) -> str | None:
+        return self._settling[unit] if unit in self._settling else self._places.file_of(unit)
 
     def _grant(self, replica: str, units: list[str], now: float) -> Grant:
-        self._num_leases += 1
-        lease_id = str(self._num_leases)
-        attempts = max(self._attempts.get(unit, 0) for unit in units)
-        seconds = self._lease_seconds * 2**attempts
-        self._leases[lease_id] = _Lease(replica, set(units), now + seconds, seconds)
-        self._lease_of.update(dict.fromkeys(units, lease_id))
-        heapq.heappush(self._deadlines, (now + seconds, lease_id))
-        self._replicas[replica].leases.add(lease_id)
-        return Grant(lease_id, tuple(units), seconds)
+        self._num_grants += 1
+        suspect = self._suspects.is_suspect(units[0])
+        self._leases.hold(replica, units, now, twice=not suspect)
+        return Grant(self._num_grants, tuple(units), self._suspects.care(units[0]) if suspect else None)
 
-    def _renew(self, replica: str, now: float) -> None:
-        for lease_id in self._touch(replica, now).leases:
-            lease = self._leases[lease_id]
-            lease.deadline = now + lease.seconds
-            heapq.heappush(self._deadlines, (lease.deadline, lease_id))
-
-    def _release(self, unit: str) -> None:
-        if unit not in self._lease_of:
-            return
-        lease_id = self._lease_of.pop(unit)
-        lease = self._leases[lease_id]
-        lease.units.discard(unit)
-        if not lease.units:
-            self._drop_lease(lease_id)
-
-    def _end_lease(self, lease_id: str, why: str, blame: bool = True) -> None:
-        for unit in sorted(self._leases[lease_id].units):
-            del self._lease_of[unit]
-            self._return(unit, why, blame)
-        self._drop_lease(lease_id)
-
-    def _return(self, unit: str, why: str, blame: bool) -> None:
-        attempts = self._attempts[unit] = self._attempts.get(unit, 0) + blame
-        if attempts >= self._max_attempts:
-            self.give_up(unit, f"{attempts} attempts, the last: {why}")
+    def _settle(self, unit: str, file: str | None, replica: str = "") -> None:
+        if unit in self._leases.holders:
+            self._leases.settle(unit)
         else:
-            self._free.put_back(unit)
+            self._free.claim(unit)
+        self._suspects.settle(unit, replica)
+        self._settling[unit] = file
 
-    def _drop_lease(self, lease_id: str) -> None:
-        lease = self._leases.pop(lease_id)
-        member = self._replicas.get(lease.replica)
-        if member:
-            member.leases.discard(lease_id)
+    def _take_back(self, replica: str, unit: str, why: str, blame: bool) -> None:
+        if replica not in self._leases.holders.get(unit, ()):
+            return
+        if blame:
+            self._suspects.fail(unit)
+        if not self._leases.let_go(replica, unit):
+            return
+        failures = self._suspects.failures(unit)
+        if failures >= self._max_attempts:
+            self._free.put_back(unit, alone=True)
+            self.give_up(unit, f"{failures} attempts, the last: {why}")
+        else:
+            self._free.put_back(unit, self._suspects.is_suspect(unit))
+
+    def _time(self, seconds: float) -> None:
+        """How long a unit took from its lease to its commit; nothing for one that was not leased."""
+        if seconds:
+            before = seconds if self._unit_seconds is None else self._unit_seconds
+            self._unit_seconds = before + _SMOOTHING * (seconds - before)

@@ -159,7 +159,7 @@ def test_a_unit_that_always_fails_is_given_up_for_good(tmp_path):
         while (await desk.lease("r", Beat())).lease:
             await desk.forget("r", "killed", blame=True)
         given_up = (await desk.progress()).given_up
-        assert given_up == {"000000-000000": "5 attempts, the last: replica r died: killed"}
+        assert given_up == {"000000-000000": "16 attempts, the last: replica r died: killed"}
         again = coordinator(tmp_path)
         assert (await again.progress()).given_up == given_up
         assert (await again.lease("r", Beat())).lease is None

@@ -1,0 +1,83 @@
+"""What one incarnation of the coordinator knows: the manifest that it alone writes, the plan, and the ledger of who works on what."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.group_commit import GroupCommit
+from cluster.ledger import Ledger
+from generation.errors import StorageError
+from generation.instances.plan import PlanRecord
+from generation.instances.plan_log import read_records
+from generation.manifest import take_over
+from generation.snapshot import Snapshot
+from generation.storage import Store
+from generation.visible import PlanPrefix
+
+MAX_ATTEMPTS = 16
+"""Room for four flows of one unit that kill engines, which take twelve (`cluster.suspects`), and for some bad luck."""
+
+COMMIT_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Desk:
+    """Takes a run over, and knows all that is visible in it.
+
+    Args:
+        store: The run folder.
+        lease_seconds: How long a replica keeps its units without a step.
+
+    Attributes:
+        incarnation: Number of this take-over.
+        state: What is durable.
+        records: The plan.
+        ledger: Who works on what.
+        prefix: What is visible in plan order.
+
+    Raises:
+        RunLockedError: Another coordinator took over at the same moment.
+        StorageError: The run folder cannot be read or written.
+    """
+
+    def __init__(self, store: Store, lease_seconds: float) -> None:
+        self._writer, self.state = take_over(store)
+        self._commits = GroupCommit(self._writer.append, self._apply, COMMIT_SECONDS)
+        self._saving: asyncio.Task[None] | None = None
+        self.incarnation = self._writer.incarnation
+        self.records: list[PlanRecord] = []
+        self.ledger = Ledger(self.state.places, lease_seconds, MAX_ATTEMPTS)
+        self.prefix = PlanPrefix(self.state.places)
+        self.add(read_records(store))
+
+    def add(self, records: Sequence[PlanRecord]) -> None:
+        """Plan records were logged; those that it knows are left as they are."""
+        for record in records:
+            if record.index == len(self.records):
+                self.records.append(record)
+                self.prefix.add(record)
+                self.ledger.add_record(record.bundle.bundle_id, record.num_units)
+
+    async def log(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Returns once these lines, and all before them, are durable and in `state`.
+
+        Raises:
+            StorageError: They are not known to be: only a new desk knows.
+            RunLockedError: Another writer has taken over.
+        """
+        await self._commits.append(lines)
+
+    def _apply(self, lines: Sequence[dict[str, Any]]) -> None:
+        for line in lines:
+            self.ledger.arrived(self.state.apply(line))
+        if self._writer.snapshot_is_due and (self._saving is None or self._saving.done()):
+            taken = self._writer.snapshot(self.state)
+            self._saving = asyncio.create_task(asyncio.to_thread(self._save, taken))
+
+    def _save(self, snapshot: Snapshot) -> None:
+        try:
+            self._writer.save(snapshot)
+        except StorageError as error:
+            _log.warning("a snapshot of the manifest was not written; the next one will hold it: %s", error)

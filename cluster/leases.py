@@ -1,0 +1,123 @@
+"""Which replica holds which units, and until when. Pure; time is passed in."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Member:
+    """A replica.
+
+    Attributes:
+        heard: When it last said anything.
+        renewed: When its engine had last made a step, or it got units after it had none, or committed.
+        steps: Of its engine, as it last said.
+        bundle: Of the fresh units that it got last, or "".
+        units: Those in its hands, and since when.
+    """
+
+    heard: float
+    renewed: float
+    steps: int = -1
+    bundle: str = ""
+    units: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Leases:
+    """Units in the hands of replicas. A unit may be in the hands of two, once.
+
+    Args:
+        seconds: How long a replica keeps its units without a step.
+
+    Attributes:
+        members: Replicas heard of in that time, the most silent first.
+        holders: Unit to the replicas that hold it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._by_renewal: dict[str, None] = {}
+        self._held_once: dict[str, None] = {}
+        self.members: dict[str, Member] = {}
+        self.holders: dict[str, list[str]] = {}
+
+    def touch(self, replica: str, now: float) -> Member:
+        """A replica said something."""
+        member = self.members.pop(replica, None) or Member(now, now)
+        member.heard = now
+        self.members[replica] = member
+        return member
+
+    def renew(self, replica: str, now: float) -> None:
+        """A replica gets something done."""
+        self.members[replica].renewed = now
+        if replica in self._by_renewal:
+            del self._by_renewal[replica]
+            self._by_renewal[replica] = None
+
+    def hold(self, replica: str, units: Iterable[str], now: float, twice: bool = True) -> None:
+        """Units go to a replica, and may go to a second one later."""
+        member = self.members[replica]
+        if not member.units:
+            member.renewed = now
+            self._by_renewal[replica] = None
+        for unit in units:
+            member.units[unit] = now
+            holders = self.holders.setdefault(unit, [])
+            holders.append(replica)
+            if twice and len(holders) == 1:
+                self._held_once[unit] = None
+            else:
+                self._held_once.pop(unit, None)
+
+    def let_go(self, replica: str, unit: str) -> bool:
+        """A replica does not hold a unit any more; returns whether it did and nobody else does."""
+        holders = self.holders.get(unit, [])
+        if replica not in holders:
+            return False
+        holders.remove(replica)
+        self._take_from(replica, unit)
+        if not holders:
+            del self.holders[unit]
+            self._held_once.pop(unit, None)
+        return not holders
+
+    def settle(self, unit: str) -> None:
+        """Nobody needs to hold a unit any more."""
+        for replica in self.holders.pop(unit, ()):
+            self._take_from(replica, unit)
+        self._held_once.pop(unit, None)
+
+    def overdue(self, now: float) -> Iterator[tuple[str, Member]]:
+        """Replicas that hold units past their deadline; whoever iterates takes all of them back."""
+        while self._by_renewal:
+            replica = next(iter(self._by_renewal))
+            member = self.members[replica]
+            if member.renewed + self._seconds > now:
+                return
+            yield replica, member
+
+    def pop_silent(self, now: float) -> Iterator[Member]:
+        """Replicas that said nothing for so long that they do not count any more."""
+        while self.members:
+            replica, member = next(iter(self.members.items()))
+            if member.units or member.heard + self._seconds > now:
+                return
+            del self.members[replica]
+            yield member
+
+    def straggler_for(self, replica: str, since: float) -> str | None:
+        """The unit that has been longest with one other replica, at least since then."""
+        for unit in self._held_once:
+            holder = self.holders[unit][0]
+            if self.members[holder].units[unit] > since:
+                return None
+            if holder != replica:
+                return unit
+        return None
+
+    def _take_from(self, replica: str, unit: str) -> None:
+        member = self.members[replica]
+        del member.units[unit]
+        if not member.units:
+            del self._by_renewal[replica]
