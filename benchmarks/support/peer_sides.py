@@ -1,0 +1,187 @@
+"""One side of `benchmarks.peers` in a process of its own: prints `ready` where it waits for others, and its figures as the last line.
+
+python -m benchmarks.support.peer_sides psi FOLDER
+python -m benchmarks.support.peer_sides llm FOLDER NUMBER COUNT
+python -m benchmarks.support.peer_sides ray-data FOLDER REPLICAS
+"""
+
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support.clockwork import LONGEST
+
+REQUESTS = "requests.json"
+_BATCH = 64
+_SETTINGS: dict[str, Any] = {
+    "max_model_len": 704,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 4096,
+    "kv_cache_memory_bytes": 2**30,
+    "gpu_memory_utilization": 0.2,
+    "enforce_eager": True,
+    "enable_prefix_caching": True,
+}
+"""Of the peers' engines: what the recipe of ours says; all else is vLLM's default."""
+
+
+def psi(folder: Path) -> dict[str, Any]:
+    """The generation stage: pool, coordinator, units, curation. Time runs from all replicas ready to the last row of the target visible.
+
+    Writes the requests that it made, for the others to repeat.
+    """
+    from benchmarks.support.clockwork_recipe import requests_of
+    from cluster.arm import ArmFold
+    from cluster.coordinator_link import coordinator_actor
+    from cluster.energy_book import EnergyBook
+    from cluster.generate import arm_run
+    from cluster.generation_loop import GenerationLoop
+    from cluster.open_run import OpenRun
+    from cluster.pools import Pool
+    from cluster.progress import Counters, ProgressLine
+    from cluster.recipe import load_recipe, load_tasks
+    from cluster.session import ray_session
+    from generation.arms import arm_spec
+    from generation.prompts.prompt_set import load_prompt_set
+    from generation.storage import Store
+
+    output = tempfile.mkdtemp(dir=folder)
+    loaded = load_recipe(folder, [f"run.output={output}"])
+    pool_config, store = loaded.recipe.pools.small, Store(output)
+    prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
+    line = ProgressLine(io.StringIO(), time.monotonic)
+    run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
+    arm = arm_run(run, arm_spec("direct"), [])
+    reached: dict[str, Any] = {}
+    with ray_session(loaded.recipe.cluster), Pool("small", pool_config, energy=run.energy) as pool:
+        pool.start(wait_for=pool_config.replicas)
+        with coordinator_actor(arm.store, loaded.recipe.cluster.lease_seconds) as link:
+
+            def show(counters: Counters) -> None:
+                if not reached and counters.target and counters.done >= counters.target:
+                    reached["seconds"] = time.perf_counter() - started
+                    tokens = link.call("progress").tokens
+                    reached["requests"] = sum(stage["requests"] for stage in tokens.values())
+                    reached["output_tokens"] = sum(stage["output_tokens"] for stage in tokens.values())
+                    reached["cached_tokens"] = sum(stage["cached_tokens"] for stage in tokens.values())
+
+            started = time.perf_counter()
+            GenerationLoop(arm, ArmFold(arm), link, show).work(lambda: pool)
+    requests = requests_of(arm)
+    (folder / REQUESTS).write_text(json.dumps(requests), encoding="utf-8")
+    return reached | {"rows": loaded.recipe.generation.accepted_rows, "requests_written": len(requests)}
+
+
+def llm(folder: Path, number: int, count: int, wait: Callable[[], None]) -> dict[str, Any]:
+    """`LLM.generate` with texts in and out, in this process, on its share of the cores and of the requests."""
+    cores = sorted(os.sched_getaffinity(0))
+    threads = max(1, len(cores) // count)
+    os.sched_setaffinity(0, cores[number * threads : (number + 1) * threads])
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    import torch
+    from vllm import LLM, SamplingParams
+
+    torch.set_num_threads(threads)
+    model = LLM(str(folder / "model"), **_SETTINGS)
+    prompts = _prompts(folder)[number * _share(folder, count) : (number + 1) * _share(folder, count)]
+    wait()
+    started = time.perf_counter()
+    outputs = model.generate(prompts, SamplingParams(max_tokens=LONGEST), use_tqdm=False)
+    texts = [output.outputs[0].text for output in outputs]
+    seconds = time.perf_counter() - started
+    assert all(texts)
+    return {
+        "requests": len(outputs),
+        "seconds": seconds,
+        "output_tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
+        "cached_tokens": sum(output.num_cached_tokens or 0 for output in outputs),
+    }
+
+
+def ray_data(folder: Path, replicas: int) -> dict[str, Any]:
+    """Ray Data LLM with texts in and out. Time runs from the first batch that comes out, which is not counted, to the last."""
+    import ray
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    config = vLLMEngineProcessorConfig(
+        model_source=str(folder / "model"),
+        engine_kwargs=dict(_SETTINGS),
+        batch_size=_BATCH,
+        concurrency=replicas,
+        placement_group_config={"bundles": [{"CPU": 1}]},
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        runtime_env={"env_vars": _variables(replicas)},
+    )
+    processor: Any = build_processor(
+        config,
+        preprocess=lambda row: {
+            "prompt": row["prompt"],
+            "sampling_params": {"max_tokens": LONGEST, "temperature": 1.0},
+        },
+        postprocess=lambda row: {"text": row["generated_text"], "output_tokens": row["num_generated_tokens"]},
+    )
+    prompts = _prompts(folder)
+    dataset = processor(
+        ray.data.from_items([{"prompt": prompt} for prompt in prompts], override_num_blocks=_blocks(prompts))
+    )
+    batches = dataset.iter_batches(batch_size=None, prefetch_batches=0)
+    came = [(time.perf_counter(), len(batch["text"]), int(sum(batch["output_tokens"]))) for batch in batches]
+    ray.shutdown()
+    assert sum(rows for _, rows, _ in came) == len(prompts)
+    counted = came[1:]
+    return {
+        "requests": sum(rows for _, rows, _ in counted),
+        "seconds": came[-1][0] - came[0][0],
+        "output_tokens": sum(tokens for _, _, tokens in counted),
+    }
+
+
+def _variables(replicas: int) -> dict[str, str]:
+    """One replica takes both cores, bound as vLLM does by itself; of several each has one thread."""
+    several = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return {"VLLM_LOGGING_LEVEL": "ERROR", **(several if replicas > 1 else {})}
+
+
+def _blocks(prompts: list[str]) -> int:
+    return max(1, len(prompts) // _BATCH)
+
+
+def _share(folder: Path, count: int) -> int:
+    return len(_prompts(folder)) // count
+
+
+def _prompts(folder: Path) -> list[str]:
+    return json.loads((folder / REQUESTS).read_text(encoding="utf-8"))
+
+
+def _wait() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def main() -> None:
+    """Run the side that the arguments name."""
+    side, folder, numbers = sys.argv[1], Path(sys.argv[2]), [int(value) for value in sys.argv[3:]]
+    os.environ |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if side == "psi":
+        figures = psi(folder)
+    elif side == "llm":
+        figures = llm(folder, numbers[0], numbers[1], _wait)
+    else:
+        figures = ray_data(folder, numbers[0])
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
