@@ -1,8 +1,9 @@
 """The vLLM engine: the sync `LLMEngine`, the same code on GPU and CPU. The only file that imports vllm.
 
-Token ids go in and come out (`FINAL_ONLY`, `detokenize=False`): the shared prefix is encoded once and finished ids are decoded in bulk.
+Token ids go in and come out: the shared prefix is encoded once and finished ids are decoded in bulk.
 """
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from generation.engines.presets import EngineSettings, settings_here
 from generation.engines.prompts import PromptEncoder
 from generation.engines.tally import Tally
 from generation.engines.vllm_arguments import engine_arguments, set_environment
+from generation.engines.vllm_core import EngineCore, Ended
 from generation.engines.vllm_errors import death, error_log, load_failure
 from generation.errors import EngineDeadError, EngineError, RequestError
 
@@ -25,6 +27,9 @@ class VllmModel:
         config: Its section of the recipe.
         replicas_per_gpu: Engines that share its GPU.
         rung: How often an engine like it ran out of memory (`generation.engines.presets`).
+
+    Attributes:
+        engine: vLLM's `LLMEngine`, once started.
     """
 
     def __init__(self, config: VllmEngine, replicas_per_gpu: int = 1, rung: int = 0) -> None:
@@ -35,8 +40,8 @@ class VllmModel:
         self._config = config
         self._tally = Tally()
         self._unfinished: dict[int, Prepared] = {}
-        self._parameters: dict[Sampling, Any] = {}
-        self._engine: Any = None
+        self.engine: Any = None
+        self._core: EngineCore | None = None
         self._encoder: PromptEncoder | None = None
         self._stop_ids: frozenset[int] = frozenset()
 
@@ -52,10 +57,13 @@ class VllmModel:
             raise EngineError(f"model {config.model}: there is no config.json; name a model folder or a hub id")
         try:
             self._load_tokenizer()
-            self._engine = _start_engine(config, self._settings)
+            self.engine = _start_engine(config, self._settings)
+            self._core = EngineCore(self.engine, self._sampling)
         except Exception as error:
             logged = error_log().root_cause(self._log_start)
             raise load_failure(config, self._settings, error, logged, self._rung) from error
+        gc.collect()
+        gc.freeze()  # what was loaded stays: collections during generation need not look at it
 
     def prepare(self, request: Request) -> Prepared:
         """Encode the chat prompt of one request.
@@ -81,9 +89,8 @@ class VllmModel:
             RequestError: vLLM refuses it.
             EngineDeadError: The engine core is gone.
         """
-        prompt = {"type": "token", "prompt_token_ids": prepared.payload}
         try:
-            self._engine.add_request(str(request_id), prompt, self._sampling(prepared.request.sampling))
+            self._running().add(request_id, prepared.payload, prepared.request.sampling)
         except ValueError as error:
             raise RequestError(f"vLLM refused the request: {error}") from error
         except Exception as error:
@@ -97,10 +104,10 @@ class VllmModel:
             EngineDeadError: The engine cannot go on.
         """
         try:
-            outputs = self._engine.step()
+            ended = self._running().step()
         except Exception as error:
             raise self._death(error) from error
-        finished = [self._finish(output) for output in outputs if output.finished]
+        finished = [self._finish(one) for one in ended]
         self._tally.stepped(len(self._unfinished))
         return finished
 
@@ -116,7 +123,7 @@ class VllmModel:
 
     def abort(self, request_ids: Sequence[int]) -> None:
         """Forget requests."""
-        self._engine.abort_request([str(request_id) for request_id in request_ids])
+        self._running().abort(request_ids)
         for request_id in request_ids:
             self._unfinished.pop(request_id, None)
 
@@ -126,38 +133,38 @@ class VllmModel:
 
     def close(self) -> None:
         """Shut the engine core down and free its memory."""
-        engine, self._engine = self._engine, None
+        engine, self.engine, self._core = self.engine, None, None
         if engine is not None:
             engine.engine_core.shutdown()
 
     def _death(self, error: Exception) -> EngineDeadError:
         return death(self._config, error, error_log().root_cause(self._log_start))
 
-    def _finish(self, output: Any) -> Finished:
-        request_id = int(output.request_id)
-        prepared = self._unfinished.pop(request_id)
-        ids = list(output.outputs[0].token_ids)
-        reason = output.outputs[0].finish_reason
+    def _finish(self, ended: Ended) -> Finished:
+        prepared = self._unfinished.pop(ended.request_id)
+        ids, reason, cached = ended.ids, ended.reason, ended.cached_tokens
         finish: FinishReason = reason if reason in ("stop", "length") else "error"
-        cached = output.num_cached_tokens or 0
         self._tally.finished(prepared, prepared.prompt_tokens, cached, len(ids))
         shown = ids[:-1] if ids and ids[-1] in self._stop_ids else ids
         error = f"vLLM ended the request with '{reason}'" if finish == "error" else ""
-        return Finished(request_id, (shown, finish, prepared.prompt_tokens, cached, len(ids), error))
+        return Finished(ended.request_id, (shown, finish, prepared.prompt_tokens, cached, len(ids), error))
 
     def _sampling(self, sampling: Sampling) -> Any:
-        if sampling not in self._parameters:
-            from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-            self._parameters[sampling] = SamplingParams(
-                max_tokens=sampling.max_output_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                stop_token_ids=sorted(self._stop_ids),
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                detokenize=False,
-            )
-        return self._parameters[sampling]
+        return SamplingParams(
+            max_tokens=sampling.max_output_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            stop_token_ids=sorted(self._stop_ids),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=False,
+        )
+
+    def _running(self) -> EngineCore:
+        if self._core is None:
+            raise EngineDeadError(f"model {self._config.model}: the engine is not started")
+        return self._core
 
     def _load_tokenizer(self) -> None:
         import transformers

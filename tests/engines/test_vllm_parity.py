@@ -30,7 +30,7 @@ def stories() -> Iterator[Any]:
     config = {"model": str(model), "dtype": "float32", "gpu_memory_utilization": 0.2, "threads": 1, **settings}
     engine = VllmModel(VllmEngine.model_validate(config))
     engine.start()
-    yield engine._engine
+    yield engine.engine
     engine.close()
 
 
