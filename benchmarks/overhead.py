@@ -102,11 +102,11 @@ def _round(
     clock, rows = stage.run(pump, folder, units)
     made, psi = recorder.take(clock)
     recorder.on_engine(pump, _forget)
-    best: Turn = recorder.on_engine(pump, partial(replay, made=made))
+    best: Turn = recorder.on_engine(pump, partial(replay, made=made, clear=psi.clear_requests))
     if llm is None:
         return psi, best, None, rows
     llm.reset_prefix_cache()
-    return psi, best, generate_texts(llm, _texts(llm, made), made), rows
+    return psi, best, generate_texts(llm, _texts(llm, made), made, psi.clear_requests), rows
 
 
 def _keep(sides: Sides, psi: Turn, best: Turn, default: Turn | None, rows: dict[str, int]) -> None:
@@ -137,7 +137,7 @@ def _llm(config: VllmEngine) -> Any:
         dtype=config.dtype,
         kv_cache_memory_bytes=config.kv_cache_bytes,
         enforce_eager=config.enforce_eager,
-        gpu_memory_utilization=config.gpu_memory_utilization,
+        gpu_memory_utilization=config.gpu_memory_utilization or 0.2,
     )
 
 
@@ -162,6 +162,8 @@ def _speeds(turns: Sequence[Turn]) -> dict[str, Any]:
     return {
         "requests": requests,
         "requests_per_second": [round(turn.requests_per_second, 1) for turn in turns],
+        "seconds": [round(turn.seconds, 2) for turn in turns],
+        "steps": [turn.steps for turn in turns],
         "cpu_ms_per_request": round(1000 * sum(turn.cpu_seconds for turn in turns) / requests, 3),
         "prompt_tokens": sum(turn.prompt_tokens for turn in turns),
         "cached_tokens": sum(turn.cached_tokens for turn in turns),

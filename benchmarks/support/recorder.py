@@ -1,5 +1,6 @@
 """An engine that remembers what it was asked, and bare vLLM answering exactly that again, on the same engine object and thread."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,12 +23,46 @@ class Made:
     output_tokens: int
 
 
+class Pace:
+    """How many requests had ended when."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._marks: list[tuple[int, float]] = []
+
+    def ended(self, count: int) -> None:
+        """So many more ended right now."""
+        if count:
+            self.count += count
+            self._marks.append((self.count, time.perf_counter()))
+
+    def when(self, count: int) -> float:
+        """When `count` had ended."""
+        return next(at for ended, at in self._marks if ended >= count)
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side did in one turn."""
+    """What one side did in one turn.
+
+    Attributes:
+        seconds: All of it.
+        cpu_seconds: Of all threads of this process.
+        clear_seconds: Until so many requests had ended as had on the psi side when it ran out of flows to start: a long run is that all
+            the way, and drains but once.
+        clear_requests: How many.
+        steps: Steps of the engine.
+        requests: All requests.
+        prompt_tokens: Of them.
+        cached_tokens: Of them.
+        output_tokens: Of them.
+    """
 
     seconds: float
     cpu_seconds: float
+    clear_seconds: float
+    clear_requests: int
+    steps: int
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -35,8 +70,8 @@ class Turn:
 
     @property
     def requests_per_second(self) -> float:
-        """Its speed."""
-        return self.requests / self.seconds
+        """Its speed while there was work to start."""
+        return self.clear_requests / self.clear_seconds
 
 
 class Recorder:
@@ -56,14 +91,19 @@ class Recorder:
         self._action: Callable[[Any], Any] | None = None
         self._waits: int | None = None
         self._result: Any = None
+        self._pace = Pace()
+        self._steps = 0
+        self._clear = 0
 
     def take(self, clock: Clock) -> tuple[list[Made], Turn]:
         """Requests in the order in which they were made, and their sums, since the last call."""
         pairs = [(prepared, self._answers[number]) for number, prepared in self._asked.items()]
         made = [Made(one.payload, one.request.sampling, answer.output_tokens) for one, answer in pairs]
-        answers = [answer for _, answer in pairs]
+        counts = [(one.prompt_tokens, one.cached_tokens, one.output_tokens) for _, one in pairs]
+        turn = turn_of(clock, self._pace, self._clear, self._steps, counts)
         self._asked, self._answers = {}, {}
-        return made, turn_of(clock, [(a.prompt_tokens, a.cached_tokens, a.output_tokens) for a in answers])
+        self._pace, self._steps = Pace(), 0
+        return made, turn
 
     def on_engine(self, pump: Pump, action: Callable[[Any], Any]) -> Any:
         """Call `action` with vLLM's `LLMEngine` on the thread that steps it, with nothing else in flight; what it returned."""
@@ -89,16 +129,21 @@ class Recorder:
             self._waits = request_id
             return
         self._asked[request_id] = prepared
+        if prepared.request.stage == "draft":
+            self._clear = self._pace.count
         self._model.add(request_id, prepared)
 
     def step(self) -> list[Finished]:
         """Advance."""
         if self._waits is None:
-            return self._model.step()
+            finished = self._model.step()
+            self._steps += 1
+            self._pace.ended(len(finished))
+            return finished
         assert self._action is not None
         self._result = self._action(self._model.engine)
-        finished, self._waits = Finished(self._waits, None), None
-        return [finished]
+        here, self._waits = Finished(self._waits, None), None
+        return [here]
 
     def decode(self, finished: Sequence[Finished]) -> list[Completion]:
         """Turn finished requests into completions."""
@@ -123,34 +168,49 @@ class Recorder:
         self._model.close()
 
 
-def turn_of(clock: Clock, counts: Sequence[tuple[int, int, int]]) -> Turn:
+def turn_of(clock: Clock, pace: Pace, clear: int, steps: int, counts: Sequence[tuple[int, int, int]]) -> Turn:
     """A turn from (prompt, cached, output) tokens of its requests."""
     prompt, cached, output = (sum(column) for column in zip(*counts, strict=True))
-    return Turn(clock.seconds, clock.cpu_seconds, len(counts), prompt, cached, output)
+    clear_seconds = pace.when(clear) - clock.started
+    return Turn(clock.seconds, clock.cpu_seconds, clear_seconds, clear, steps, len(counts), prompt, cached, output)
 
 
-def replay(engine: Any, made: Sequence[Made]) -> Turn:
+def replay(engine: Any, made: Sequence[Made], clear: int) -> Turn:
     """Bare vLLM in its best form: token ids in and out, all requests at once, final outputs only."""
     from vllm.sampling_params import RequestOutputKind
 
     parameters = [_parameters(one, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False) for one in made]
     outputs: list[Any] = []
+    pace, steps = Pace(), 0
     with Clock() as clock:
         for number, (one, sampling) in enumerate(zip(made, parameters, strict=True)):
             engine.add_request(str(number), {"type": "token", "prompt_token_ids": one.prompt}, sampling)
         while engine.has_unfinished_requests():
-            outputs += engine.step()
-    return turn_of(clock, [counts_of(output) for output in outputs])
+            ended = engine.step()
+            pace.ended(len(ended))
+            steps += 1
+            outputs += ended
+    return turn_of(clock, pace, clear, steps, [counts_of(output) for output in outputs])
 
 
-def generate_texts(llm: Any, texts: Sequence[str], made: Sequence[Made]) -> Turn:
+def generate_texts(llm: Any, texts: Sequence[str], made: Sequence[Made], clear: int) -> Turn:
     """`LLM.generate` as users call it: texts in, texts out."""
     parameters = [_parameters(one) for one in made]
+    pace, steps, step = Pace(), 0, type(llm.llm_engine).step
+
+    def watched() -> list[Any]:
+        nonlocal steps
+        outputs = step(llm.llm_engine)
+        pace.ended(sum(output.finished for output in outputs))
+        steps += 1
+        return outputs
+
+    llm.llm_engine.step = watched
     with Clock() as clock:
         outputs = llm.generate(texts, parameters, use_tqdm=False)
         written = [output.outputs[0].text for output in outputs]
     assert len(written) == len(texts)
-    return turn_of(clock, [counts_of(output) for output in outputs])
+    return turn_of(clock, pace, clear, steps, [counts_of(output) for output in outputs])
 
 
 def counts_of(output: Any) -> tuple[int, int, int]:

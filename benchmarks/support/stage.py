@@ -19,18 +19,19 @@ from generation.pump import Pump
 class Clock:
     """Seconds of a block, and those that all threads of the process computed in it."""
 
+    started: float
     seconds: float
     cpu_seconds: float
 
     def __enter__(self) -> "Clock":
         """Start."""
-        self._started = time.perf_counter(), time.process_time()
+        self.started, self._cpu_started = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop."""
-        self.seconds = time.perf_counter() - self._started[0]
-        self.cpu_seconds = time.process_time() - self._started[1]
+        self.seconds = time.perf_counter() - self.started
+        self.cpu_seconds = time.process_time() - self._cpu_started
 
 
 class Desk:

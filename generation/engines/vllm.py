@@ -15,7 +15,7 @@ from generation.engines.presets import EngineSettings, settings_here
 from generation.engines.prompts import PromptEncoder
 from generation.engines.tally import Tally
 from generation.engines.vllm_arguments import engine_arguments, set_environment
-from generation.engines.vllm_core import EngineCore, Ended
+from generation.engines.vllm_core import Ended, EngineCore
 from generation.engines.vllm_errors import death, error_log, load_failure
 from generation.errors import EngineDeadError, EngineError, RequestError
 
