@@ -99,7 +99,7 @@ def _round(
     stage: Stage, pump: Pump, recorder: Recorder, llm: Any, folder: str, units: int
 ) -> tuple[Turn, Turn, Turn | None, dict[str, int]]:
     recorder.on_engine(pump, _forget)
-    clock, rows = stage.run(pump, folder, units)
+    clock, rows = stage.run(pump, recorder.max_in_flight, folder, units)
     made, psi = recorder.take(clock)
     recorder.on_engine(pump, _forget)
     best: Turn = recorder.on_engine(pump, partial(replay, made=made, clear=psi.clear_requests))
