@@ -76,7 +76,8 @@ class GenerationLoop:
             self._work_with(pool())
 
     def _work_with(self, pool: GenerationPool) -> None:
-        job = GenerateJob(run=self._run.store.uri, run_id=self._run.context.run_id, context=self._run.context)
+        context, drain_seconds = self._run.context, self._run.recipe.cluster.drain_seconds
+        job = GenerateJob(self._run.store.uri, context.run_id, context, drain_seconds=drain_seconds)
         try:
             self._plan(self._follow())
             pool.start_generation(job, self._link.handle)

@@ -23,8 +23,8 @@ from generation.spent import Spent
 _TICK_SECONDS = 0.5
 _BEAT_SECONDS, _LEAST_BEAT_SECONDS = 5.0, 0.1
 _BEATS_PER_LEASE = 8
-_PATIENCE_LEASES = 3
-"""How many lease times a replica that has nothing left to do waits for a coordinator that it cannot reach."""
+_PATIENCE_LEASES, _PATIENCE_SECONDS = 3, 60.0
+"""How many lease times, and how long at least, a replica that has nothing left to do waits for a coordinator out of reach."""
 
 _MOST_FAILED_SHARDS = 3
 """Shards in a row that cannot be written before the replica takes storage as gone; each has been tried for long by itself."""
@@ -153,7 +153,7 @@ class LeaseLoop:
         if self._leaving and not self._held and not self._leasing:
             return not self._returning
         silence = now - self._talk.heard_at
-        patience = max(_PATIENCE_LEASES * self._lease_seconds, 60.0)
+        patience = max(_PATIENCE_LEASES * self._lease_seconds, _PATIENCE_SECONDS)
         if silence > patience and not self._work.unfinished():
             raise GaveUpError(
                 f"replica {self._place.replica_id}: nothing heard of the coordinator for {silence:.0f} s;"

@@ -66,7 +66,9 @@ class PoolsConfig(Section):
 class ClusterConfig(Section):
     """The machines, and how their work is handed out."""
 
-    operations = frozenset({"address", "placement", "lease_seconds", "max_replica_restarts", "local_cpus"})
+    operations = frozenset(
+        {"address", "placement", "lease_seconds", "drain_seconds", "max_replica_restarts", "local_cpus"}
+    )
 
     address: str | None = None
     """A running Ray cluster (`auto`, `host:port`, `ray://host:port`). Default: a local one for this run."""
@@ -74,6 +76,8 @@ class ClusterConfig(Section):
     """Whether the pools hold their devices at the same time or one after the other."""
     lease_seconds: Annotated[float, Field(gt=0)] = 600.0
     """A unit that is not committed by then is handed to another replica."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """How long a replica whose node goes away may take to leave. Kubernetes and Slurm kill about 30 s after they warn."""
     max_replica_restarts: Annotated[int, Field(ge=0)] = 5
     """Restarts per pool before the run gives up."""
     local_cpus: Count | None = None

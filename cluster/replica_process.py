@@ -12,8 +12,8 @@ _EXIT_SECONDS = 1.0
 """How long a process lives on, so that the answer that it gives last can travel."""
 
 _PR_SET_PDEATHSIG = 1
-_WATCHER = 'trap "" TERM INT HUP; read -r _; kill -KILL -- "-$1"'
-"""Waits for the end of its input, which is the end of the process that holds the other side, and kills its group."""
+_WATCHER = 'trap "" TERM INT HUP; read -r _; kill -KILL 0'
+"""Waits for the end of its input, which is the end of the process that holds the other side, and kills the group of both."""
 
 
 def bind_cores(place: tuple[int, int], threads: int) -> bool:
@@ -56,9 +56,7 @@ def die_together() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-    # A member of the group, so that its number cannot pass to another before it is used.
-    watcher = subprocess.Popen(["/bin/sh", "-c", _WATCHER, "sh", str(os.getpgrp())], stdin=subprocess.PIPE)
-    _watchers.append(watcher)
+    _watchers.append(subprocess.Popen(["/bin/sh", "-c", _WATCHER], stdin=subprocess.PIPE))
 
 
 def on_term(action: Callable[[], None]) -> None:

@@ -201,6 +201,34 @@ class Stream:
         self.errors.append(error)
 
 
+def test_dropped_flows_end_their_requests_and_leave_their_places_to_others() -> None:
+    class Mixed(Stream):
+        def next_call(self) -> FlowCall | None:
+            self.started += 1
+            endless = self.started <= 4
+            return FlowCall(
+                f"{'endless' if endless else 'short'}/{self.started}", ask_forever if endless else ask_once, ("x",)
+            )
+
+        def deliver(self, result: FlowResult) -> None:
+            assert result.key.startswith("short")
+            super().deliver(result)
+
+    pump = pump_of(max_in_flight=4, replies=("word",))
+    pump.start()
+    mixed = Mixed()
+    mixed.gate.set()
+    pump.attach(mixed)
+    while pump.stats().steps < 3:
+        pass
+    pump.drop(mixed, lambda key: key.startswith("endless"))
+    assert mixed.enough.wait(30)
+    assert all(not key.startswith("endless") for _, key in pump._board._flows.values())
+    pump.detach(mixed)
+    pump.stop()
+    assert mixed.errors == []
+
+
 def test_a_stuck_writer_stops_new_flows_and_loses_none() -> None:
     pump = pump_of(max_in_flight=4)
     pump.start()

@@ -1,0 +1,152 @@
+"""What is left of a replica after a death that nobody could see coming. Real processes, real Ray, real vLLM."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.coordinator_calls import RemoteCoordinator
+from cluster.coordinator_link import coordinator_actor
+from cluster.pool_member import start_member
+from cluster.pools import Pool
+from generation.engines.config import PoolConfig, VllmEngine
+from generation.storage import Store
+from tests.cluster.stand_in import add_job, plan_of, scripted, visible_rows
+from tests.engines.models import MINIATURE
+
+ROOT = Path(__file__).parents[2]
+REAPING = "RAY_process_group_cleanup_enabled"
+"""What Ray reaps by itself is switched off here: an administrator may have done so, and a dead raylet reaps nothing."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    import ray
+
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {REAPING: "0"}
+    variables = {"PYTHONPATH": str(ROOT)}
+    runtime_env = {"env_vars": variables}
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=runtime_env)
+    yield
+    ray.shutdown()
+    del os.environ[REAPING]
+
+
+def is_alive(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody has fetched."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def descendants(pid: int) -> set[int]:
+    children = {
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    }
+    return children.union(*map(descendants, children))
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def die_with(program: str) -> tuple["subprocess.Popen[str]", list[int]]:
+    """A parent of an "actor" that has a child; the pids of the latter two."""
+    actor = f"import subprocess, time; from cluster.replica_process import die_together; {program}; time.sleep(100)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {actor!r}])"
+    command = [sys.executable, "-c", parent]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout is not None
+    return process, [int(pid) for pid in process.stdout.readline().split()]
+
+
+PROGRAM = (
+    "die_together(); child = subprocess.Popen(['sleep', '100']); import os; print(os.getpid(), child.pid, flush=True)"
+)
+
+
+@pytest.mark.parametrize("killed", ["parent", "actor"])
+def test_whatever_is_killed_nothing_below_it_lives_on(killed: str) -> None:
+    process, (actor, child) = die_with(PROGRAM)
+    assert is_alive(actor)
+    assert is_alive(child)
+    os.kill(process.pid if killed == "parent" else actor, signal.SIGKILL)
+    until(lambda: not is_alive(actor) and not is_alive(child))
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_replica_takes_the_processes_of_its_vllm_along() -> None:
+    import ray
+
+    settings = {"max_model_len": 256, "max_num_seqs": 8, "kv_cache_bytes": 2**26, "enforce_eager": True, "threads": 1}
+    engine = VllmEngine.model_validate({"model": str(MINIATURE), "dtype": "float32", "multiprocess": True, **settings})
+    member = start_member("small", 0, PoolConfig(engine=engine))
+    pid = ray.get(member.handle.ready.remote()).pid
+    left = descendants(pid)
+    titles = [Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ") for one in left]
+    assert any("EngineCore" in title for title in titles), titles
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(is_alive, left)), seconds=10)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_coordinator_that_dies_and_comes_back_loses_no_unit_in_hand_and_no_replica(tmp_path: Path) -> None:
+    import ray
+
+    store = Store(str(tmp_path))
+    config = PoolConfig(engine=scripted(seconds_per_step=0.05), replicas=2, cpus=0.5)
+    with Pool("small", config, max_restarts=0) as pool, coordinator_actor(store, 60.0) as link:
+        pool.start(wait_for=2)
+        link.call("add_records", [plan_of(60)])
+        pool.start_generation(add_job(store), link.handle)
+        for committed in (10, 30):
+            until(lambda committed=committed: tended(pool, link).committed >= committed)
+            ray.kill(link.handle, no_restart=False)
+        until(lambda: tended(pool, link).committed == 60)
+        spent = link.call("progress").spent
+        link.call("drain")
+        pool.stop_generation()
+    flat = [row.row_id for rows in visible_rows(store).values() for row in rows]
+    assert len(flat) == len(set(flat)) == 480
+    assert sum(one.redone_tokens for one in spent.values()) == 0
+    assert len(list((tmp_path / "manifest").glob("incarnation-*"))) == 3
+
+
+def tended(pool: Pool, link: Any) -> Any:
+    pool.tend(link.handle)
+    return link.call("progress")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_sigterm_lets_a_replica_commit_and_leave_and_its_units_go_to_others(tmp_path: Path) -> None:
+    import ray
+
+    store = Store(str(tmp_path))
+    config = PoolConfig(engine=scripted(seconds_per_step=0.02), cpus=0.5)
+    with coordinator_actor(store, 60.0) as link:
+        member = start_member("small", 0, config)
+        pid = ray.get(member.handle.ready.remote()).pid
+        link.call("add_records", [plan_of(100, flows_per_unit=64)])
+        generating = member.handle.generate.remote(add_job(store, drain_seconds=5.0), RemoteCoordinator(link.handle))
+        until(lambda: link.call("progress").committed)
+        os.kill(pid, signal.SIGTERM)
+        ray.get(generating)
+        progress = link.call("progress")
+        assert (progress.leased, progress.given_up) == (0, {})
+        assert 0 < progress.committed < 100
+        until(lambda: not is_alive(pid))
