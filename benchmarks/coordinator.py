@@ -1,79 +1,226 @@
-"""How fast the ledger answers scripted replicas: each leases units, works for a while by a simulated clock, and commits them.
+"""What the coordinator can carry: scripted replicas lease and commit a million units, a restart reads them, and Ray clients lease.
 
-One replica in a thousand dies after a lease, and its units go to others. The other side is the same units with a tenth of the replicas,
-so the ratio shows what a replica more costs.
+The coordinator is the real one, with its ledger, group commit, manifest and snapshots, on an event loop whose clock is simulated: a write
+to storage takes 100 ms of that clock, and its real cost is that of the same bytes on a local file. The replicas are a thousand times
+faster than real ones, so that the coordinator is the limit; one in a thousand dies with a lease in hand. All real time is counted: the
+replicas' own, and the event loop's. The restart is that of a fresh process on the files that the run left.
 """
 
 import argparse
-import heapq
+import asyncio
+import gc
 import json
-import random
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from random import Random, randbytes
+from typing import Any
+from unittest.mock import patch
 
-from cluster.ledger import Ledger
-from generation.unit_places import UnitPlaces
+import psutil
 
-_BUNDLES = 8
+import cluster.coordinator
+from benchmarks.support.virtual_time import QuickStore, VirtualLoop
+from cluster.coordinator import Coordinator
+from cluster.coordinator_link import coordinator_actor
+from cluster.protocol import Beat, Lease, ShardCommit, UnitRows
+from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
+from generation.storage import Store
+
+_BUNDLES = 64
+_CELLS = 8
 _UNITS_PER_RECORD = 500
+_FLOWS_PER_UNIT = 128
 _LEASE_SECONDS = 600.0
-_UNIT_SECONDS = (20.0, 60.0)
+_UNIT_SECONDS = (0.02, 0.06)
+_WRITE_SECONDS = 0.1
 _DEATHS = 0.001
-_ATTEMPTS = 5
+_WINDOW = 0.05
+_THREADS = 8
 
 
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=1_000)
-    parser.add_argument("--units", type=int, default=40_000)
-    parser.add_argument("--rounds", type=int, default=2, help="how often both sides take their turn")
+    parser.add_argument("--units", type=int, default=1_000_000)
+    parser.add_argument("--clients", type=int, default=32, help="concurrent clients of a Ray actor; 0: none")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long the Ray clients lease")
     options = parser.parse_args()
-    few = max(1, options.replicas // 10)
-    pairs, seconds = {options.replicas: 0, few: 0}, {options.replicas: 0.0, few: 0.0}
-    for _ in range(options.rounds):
-        for replicas in (options.replicas, few):
-            done, spent = play(replicas, options.units)
-            pairs[replicas] += done
-            seconds[replicas] += spent
-    rates = {replicas: pairs[replicas] / seconds[replicas] for replicas in pairs}
-    figures = {
-        "benchmark": "coordinator",
-        "replicas": options.replicas,
-        "units": options.units,
-        "pairs_per_second": round(rates[options.replicas]),
-        "ratio": round(rates[options.replicas] / rates[few], 3),
-        "ratio_to": f"lease and commit pairs per second with {few} replicas",
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(folder, options.replicas, options.units)
+        figures = run.play() | {"restart_seconds": restart_seconds(folder)}
+    if options.clients:
+        figures["ray_leases_per_second"] = ray_leases(options.clients, options.seconds)
+    ratio = {
+        "ratio": figures["cost_ratio_1e6_to_1e4"],
+        "ratio_to": "cost of a unit when 1 % of the units are committed",
     }
-    print(json.dumps(figures))
+    size = {"benchmark": "coordinator", "replicas": options.replicas, "units": options.units}
+    print(json.dumps(size | figures | ratio))
 
 
-def play(replicas: int, units: int) -> tuple[int, float]:
-    """Let replicas work until all units are committed; returns the pairs of lease and commit, and the seconds in the ledger."""
-    ledger, rng = Ledger(UnitPlaces(), _LEASE_SECONDS, _ATTEMPTS), random.Random(0)
-    for start in range(0, units, _UNITS_PER_RECORD):
-        ledger.add_record(f"b{start // _UNITS_PER_RECORD % _BUNDLES}", min(_UNITS_PER_RECORD, units - start))
-    free_at = [(rng.uniform(0, 1), f"r{number}") for number in range(replicas)]
-    heapq.heapify(free_at)
-    held: dict[str, tuple[str, ...]] = {}
-    pairs = 0
-    spent = 0.0
-    while ledger.num_free or ledger.num_leased:
-        now, replica = heapq.heappop(free_at)
-        dies = replica in held and rng.random() < _DEATHS
-        started = time.perf_counter()
-        if dies:
-            ledger.forget(replica, "killed", blame=True)
-            del held[replica]
-        elif replica in held:
-            ledger.commit(replica, held.pop(replica), f"{replica}-{pairs}", now)
-            pairs += 1
-        grant = ledger.lease(replica, now)
-        spent += time.perf_counter() - started
-        if grant is not None:
-            held[replica] = grant.units
-        work = rng.uniform(*_UNIT_SECONDS) * (len(grant.units) if grant is not None else 1)
-        heapq.heappush(free_at, (now + work, replica))
-    return pairs, spent
+class Run:
+    """Scripted replicas that generate all units of a plan."""
+
+    def __init__(self, folder: str, replicas: int, units: int) -> None:
+        self._folder = folder
+        self._replicas = replicas
+        self._units = units
+        self._rng = Random(0)
+        self._pairs = self._committed = self._deaths = 0
+        self._costs: list[tuple[int, float]] = []
+
+    def play(self) -> dict[str, Any]:
+        """Generate them; returns what it cost."""
+        loop = VirtualLoop(_WRITE_SECONDS)
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        with patch.object(cluster.coordinator, "Store", QuickStore):
+            desk = Coordinator(self._folder, _LEASE_SECONDS, loop.time)
+        loop.run_until_complete(desk.add_records(plan(self._units)))
+        began = time.process_time()
+        loop.run_until_complete(self._all(desk))
+        seconds = time.process_time() - began
+        gc.collect()
+        resident = psutil.Process().memory_info().rss - before
+        progress = loop.run_until_complete(desk.progress())
+        assert (progress.committed, progress.given_up) == (self._units, {}), progress
+        loop.close()
+        first, last = self._cost(0.01), self._cost(0.9)
+        return {
+            "pairs_per_second": round(self._pairs / seconds),
+            "units_per_second": round(self._units / seconds),
+            "deaths": self._deaths,
+            "simulated_seconds": round(loop.time()),
+            "bytes_per_unit": round(resident / self._units, 1),
+            "cost_ratio_1e6_to_1e4": round(last / first, 3),
+        }
+
+    async def _all(self, desk: Coordinator) -> None:
+        await asyncio.gather(*(self._replica(desk, f"small-{number}-{number:08x}") for number in range(self._replicas)))
+
+    async def _replica(self, desk: Coordinator, name: str) -> None:
+        shards = 0
+        while self._committed < self._units:
+            answer = await desk.lease(name, Beat(steps=shards))
+            if answer.lease is None:
+                await asyncio.sleep(answer.wait_seconds)
+                continue
+            await asyncio.sleep(self._rng.uniform(*_UNIT_SECONDS) * len(answer.lease.units))
+            if self._rng.random() < _DEATHS:
+                self._deaths += 1
+                await desk.forget(name, "killed", blame=False)
+                continue
+            shards += 1
+            done = await desk.commit(name, answer.lease.lease_id, shard(name, shards, answer.lease))
+            self._pairs += 1
+            self._committed += len(done.committed)
+            self._costs.append((self._committed, time.process_time()))
+
+    def _cost(self, share: float) -> float:
+        """Seconds a unit over a window that begins once a share of the units is committed."""
+        begin, end = (
+            next(i for i, (n, _) in enumerate(self._costs) if n >= at * self._units) for at in (share, share + _WINDOW)
+        )
+        units, seconds = (self._costs[end][column] - self._costs[begin][column] for column in (0, 1))
+        return seconds / units
+
+
+def plan(units: int) -> list[PlanRecord]:
+    """Records of so many units in all, of bundles that take turns."""
+    bundles = [
+        Bundle(f"b{number}", ("p",), f"{number} draft " * 50, f"{number} answer " * 50) for number in range(_BUNDLES)
+    ]
+    cells = tuple(Cell(f"c{number}", f"{number} text " * 10) for number in range(_CELLS))
+    sizes = [min(_UNITS_PER_RECORD, units - start) for start in range(0, units, _UNITS_PER_RECORD)]
+    return [
+        PlanRecord(i, "t", 0, bundles[i % _BUNDLES], cells, n, _FLOWS_PER_UNIT, even_parts(n * _FLOWS_PER_UNIT, _CELLS))
+        for i, n in enumerate(sizes)
+    ]
+
+
+def shard(replica: str, number: int, lease: Lease) -> ShardCommit:
+    """A commit of all units of a lease."""
+    rows = tuple(UnitRows(unit, i * _FLOWS_PER_UNIT, (i + 1) * _FLOWS_PER_UNIT) for i, unit in enumerate(lease.units))
+    tokens = {
+        stage: {"requests": 128, "prompt_tokens": 9000, "cached_tokens": 8000, "output_tokens": 7000}
+        for stage in ("draft", "answer")
+    }
+    file = f"rows/round-0/shard-{replica}-{number:06d}.arrow"
+    return ShardCommit(file, randbytes(32).hex(), 10_000, rows, {"t": 100}, {"t/parse/no input tag": 28}, tokens)
+
+
+def restart_seconds(folder: str) -> float:
+    """How long a fresh process takes until its coordinator answers, once its modules are imported."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from benchmarks.coordinator import restart; restart(sys.argv[1])",
+        folder,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    return float(done.stdout)
+
+
+def restart(folder: str) -> None:
+    """Start a coordinator on a run, have it lease, look at its prefix, and print how long that took."""
+
+    async def answers() -> None:
+        desk = Coordinator(folder, _LEASE_SECONDS)
+        await desk.lease("r", Beat())
+        await desk.committed_prefix({"t": (0, "")})
+
+    began = time.process_time()
+    asyncio.run(answers())
+    print(round(time.process_time() - began, 2))
+
+
+def ray_leases(clients: int, seconds: float) -> int:
+    """Leases per second that a coordinator hands out as a Ray actor, to so many clients that ask at once."""
+    import ray
+
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+    try:
+        with tempfile.TemporaryDirectory() as folder, coordinator_actor(Store(folder), _LEASE_SECONDS) as link:
+            link.call("add_records", plan(1_000_000))
+            actor: Any = ray.remote(Clients)
+            processes = [actor.options(num_cpus=0).remote(link.handle) for _ in range(max(1, clients // _THREADS))]
+            ray.get([process.lease.remote(1, 0.1) for process in processes])
+            counts: list[int] = ray.get(
+                [process.lease.remote(min(clients, _THREADS), seconds) for process in processes]
+            )
+        return round(sum(counts) / seconds)
+    finally:
+        ray.shutdown()
+
+
+class Clients:
+    """Some clients in one process, each a thread that asks for lease after lease."""
+
+    def __init__(self, coordinator: Any) -> None:
+        self._coordinator = coordinator
+
+    def lease(self, threads: int, seconds: float) -> int:
+        """Ask for so long; returns how many leases came."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(lambda number: self._one(f"{os.getpid()}-{number}", seconds), range(threads)))
+
+    def _one(self, name: str, seconds: float) -> int:
+        import ray
+
+        until, leases = time.monotonic() + seconds, 0
+        while time.monotonic() < until:
+            answer: Any = ray.get(self._coordinator.lease.remote(name, Beat(steps=leases)))
+            leases += answer.lease is not None
+        return leases
 
 
 if __name__ == "__main__":

@@ -98,8 +98,7 @@ class Coordinator:
             logger.info("lease %s of %s: %s came too late", lease_id, replica_id, ", ".join(outcome.lost))
         if outcome.won:
             output_tokens = sum(counts.get("output_tokens", 0) for counts in commit.tokens.values())
-            for unit in outcome.won:
-                desk.ledger.learn(unit, output_tokens / len(commit.units))
+            desk.ledger.learn(outcome.won[0], output_tokens / len(commit.units))
         await self._log(desk, [_shard_line(commit, outcome.won).to_json()] if outcome.won else [])
         return CommitAnswer(outcome.committed, outcome.lost)
 

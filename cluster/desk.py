@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.group_commit import GroupCommit
 from cluster.ledger import Ledger
 from generation.errors import StorageError
-from generation.instances.plan import PlanRecord
+from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.instances.plan_log import read_records
 from generation.manifest import take_over
 from generation.snapshot import Snapshot
@@ -47,6 +48,8 @@ class Desk:
         self._commits = GroupCommit(self._writer.append, self._apply, COMMIT_SECONDS)
         self._saving: asyncio.Task[None] | None = None
         self.incarnation = self._writer.incarnation
+        self._bundles: dict[Bundle, Bundle] = {}
+        self._cells: dict[Cell, Cell] = {}
         self.records: list[PlanRecord] = []
         self.ledger = Ledger(self.state.places, lease_seconds, MAX_ATTEMPTS)
         self.prefix = PlanPrefix(self.state.places)
@@ -56,7 +59,7 @@ class Desk:
         """Plan records were logged; those that it knows are left as they are."""
         for record in records:
             if record.index == len(self.records):
-                self.records.append(record)
+                self.records.append(self._shared(record))
                 self.prefix.add(record)
                 self.ledger.add_record(record.bundle.bundle_id, record.num_units)
 
@@ -68,6 +71,12 @@ class Desk:
             RunLockedError: Another writer has taken over.
         """
         await self._commits.append(lines)
+
+    def _shared(self, record: PlanRecord) -> PlanRecord:
+        """The same record with the bundle and the cells of those before it: texts are in memory once, not once a record."""
+        bundle = self._bundles.setdefault(record.bundle, record.bundle)
+        cells = tuple(self._cells.setdefault(cell, cell) for cell in record.cells)
+        return replace(record, bundle=bundle, cells=cells)
 
     def _apply(self, lines: Sequence[dict[str, Any]]) -> None:
         for line in lines:

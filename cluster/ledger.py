@@ -154,7 +154,7 @@ class Ledger:
         return Outcome(tuple(won), tuple(committed), tuple(lost))
 
     def learn(self, unit: str, output_tokens: float) -> None:
-        """So many tokens were generated for a unit of the plan."""
+        """About so many tokens were generated for a unit of the plan."""
         self._free.learn(unit, output_tokens)
 
     def arrived(self, units: Iterable[str]) -> None:
@@ -200,6 +200,8 @@ class Ledger:
         return buried
 
     def _is_open(self, unit: str) -> bool:
+        if unit in self._leases.holders:
+            return True
         return unit not in self._settling and self._free.plans(unit) and not self._places.is_settled(unit)
 
     def _is_free(self, unit: str) -> bool:

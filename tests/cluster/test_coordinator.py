@@ -3,10 +3,12 @@ import asyncio
 import pytest
 
 from cluster.coordinator import Coordinator
-from cluster.protocol import Beat, ShardCommit, UnitRows
+from cluster.protocol import Beat, BeatAnswer, Care, ShardCommit, UnitRows
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.manifest import replay
+from generation.snapshot import Snapshot
+from generation.spent import Spent
 from generation.storage import Store
 
 LEASE_SECONDS = 10.0
@@ -148,6 +150,102 @@ def test_deadlines_deaths_and_draining(tmp_path):
         await desk.drain()
         assert (await desk.lease("s", Beat())).leave
         assert (await desk.commit("r", first.lease_id, shard("f", *first.units))).committed == first.units
+
+    asyncio.run(scene())
+
+
+def test_a_replica_goes_on_with_what_it_holds_across_a_restart_and_hears_what_others_settled(tmp_path):
+    async def scene():
+        now = [0.0]
+        first = coordinator(tmp_path, lambda: now[0])
+        await first.add_records([record(0)])
+        mine = (await first.lease("r", Beat())).lease.units
+        second = coordinator(tmp_path, lambda: now[0])
+        spent = Spent(busy_seconds=7.0)
+        assert await second.beat("r", Beat(3, "node", mine, spent)) == BeatAnswer()
+        progress = await second.progress()
+        assert (progress.leased, progress.replicas, progress.spent) == (len(mine), 1, {"r": spent})
+        others = [lease.units for lease in [(await second.lease(name, Beat())).lease for name in "stuvw"] if lease]
+        assert not set(mine) & {unit for units in others for unit in units}
+        await second.commit("late", "", shard("f", mine[0]))
+        assert (await second.beat("r", Beat(4, "node", mine))).drop == (mine[0],)
+        now[0] = LEASE_SECONDS
+        assert (await second.beat("r", Beat(4, "node", mine))).drop == (mine[0],)
+        assert (await second.progress()).leased == 0
+        await second.forget("r", "killed", blame=True)
+        assert (await second.progress()).spent["r"] == Spent()
+
+    asyncio.run(scene())
+
+
+def test_a_draining_replica_may_leave_once_nothing_that_it_holds_is_unsettled(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0)])
+        units = (await desk.lease("r", Beat())).lease.units
+        await desk.drain()
+        assert not (await desk.beat("r", Beat(1, held=units))).leave
+        await desk.commit("other", "", shard("f", *units))
+        assert await desk.beat("r", Beat(2, held=units)) == BeatAnswer(True, units)
+
+    asyncio.run(scene())
+
+
+def test_the_flow_that_kills_is_announced_and_then_skipped(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, units=1)])
+        cares = []
+        while (lease := (await desk.lease("r", Beat())).lease) and len(cares) < 7:
+            cares.append(lease.care)
+            if lease.care:
+                await desk.announce("r", lease.units[0], 1, 1 + min(lease.care.group, 1))
+            if lease.care and 1 in lease.care.skip:
+                break
+            await desk.forget("r", "killed", blame=True)
+        assert cares == [None, None, None, Care(16), Care(1), Care(1, (1,))]
+
+    asyncio.run(scene())
+
+
+def test_snapshots_are_written_while_commits_go_on_and_a_failed_one_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("generation.manifest.SNAPSHOT_AFTER", 4)
+    write, fail = Snapshot.write, [True]
+
+    def write_or_fail(self: Snapshot, store: Store) -> None:
+        if fail.pop() if fail else False:
+            raise StorageError("no space")
+        write(self, store)
+
+    monkeypatch.setattr(Snapshot, "write", write_or_fail)
+
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, units=40)])
+        for number, unit in enumerate(record(0, units=40).units()):
+            await desk.commit("r", "", shard(f"rows/r-{number:06d}.arrow", unit))
+        await asyncio.sleep(0.2)
+
+    asyncio.run(scene())
+    found = replay(Store(str(tmp_path)))
+    assert len(found.state.places) == 40
+    assert found.sources.num_segments < 12
+    assert sum(name.startswith("snapshot") for name in Store(str(tmp_path)).names("manifest")) == 2
+
+
+def test_only_the_last_keys_of_kept_inputs_are_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.coordinator._SEEN_KEPT", 3)
+
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, units=40)])
+        await desk.publish_seen(["a", "b"])
+        assert (await desk.lease("r", Beat())).lease.seen == ("a", "b")
+        for key in "cdefghi":
+            await desk.publish_seen([key])
+        assert (await desk.lease("r", Beat())).lease.seen == tuple("efghi")
+        assert (await desk.lease("r", Beat())).lease.seen == ()
+        assert (await desk.lease("s", Beat())).lease.seen == tuple("efghi")
 
     asyncio.run(scene())
 
