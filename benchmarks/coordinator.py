@@ -3,11 +3,13 @@
 The coordinator is the real one, with its ledger, group commit, manifest and snapshots, on an event loop whose clock is simulated: a write
 to storage takes 100 ms of that clock, and its real cost is that of the same bytes on a local file. The replicas are a thousand times
 faster than real ones, so that the coordinator is the limit; one in a thousand dies with a lease in hand. All real time is counted: the
-replicas' own, and the event loop's. The restart is that of a fresh process on the files that the run left.
+replicas' own, and the event loop's; it is that of this process's cores. A restart, and the memory that a coordinator holds with all units
+committed, are those of a fresh process on the files that the run left.
 """
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import json
 import os
@@ -52,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(folder, options.replicas, options.units)
-        figures = run.play() | {"restart_seconds": restart_seconds(folder)}
+        figures = run.play() | restarted(folder, options.units)
     if options.clients:
         figures["ray_leases_per_second"] = ray_leases(options.clients, options.seconds)
     ratio = {
@@ -77,16 +79,12 @@ class Run:
     def play(self) -> dict[str, Any]:
         """Generate them; returns what it cost."""
         loop = VirtualLoop(_WRITE_SECONDS)
-        gc.collect()
-        before = psutil.Process().memory_info().rss
         with patch.object(cluster.coordinator, "Store", QuickStore):
             desk = Coordinator(self._folder, _LEASE_SECONDS, loop.time)
         loop.run_until_complete(desk.add_records(plan(self._units)))
         began = time.process_time()
         loop.run_until_complete(self._all(desk))
         seconds = time.process_time() - began
-        gc.collect()
-        resident = psutil.Process().memory_info().rss - before
         progress = loop.run_until_complete(desk.progress())
         assert (progress.committed, progress.given_up) == (self._units, {}), progress
         loop.close()
@@ -96,7 +94,6 @@ class Run:
             "units_per_second": round(self._units / seconds),
             "deaths": self._deaths,
             "simulated_seconds": round(loop.time()),
-            "bytes_per_unit": round(resident / self._units, 1),
             "cost_ratio_1e6_to_1e4": round(last / first, 3),
         }
 
@@ -154,8 +151,8 @@ def shard(replica: str, number: int, lease: Lease) -> ShardCommit:
     return ShardCommit(file, randbytes(32).hex(), 10_000, rows, {"t": 100}, {"t/parse/no input tag": 28}, tokens)
 
 
-def restart_seconds(folder: str) -> float:
-    """How long a fresh process takes until its coordinator answers, once its modules are imported."""
+def restarted(folder: str, units: int) -> dict[str, float]:
+    """What a fresh process needs until its coordinator answers, once its modules are imported: seconds, and resident bytes a unit."""
     command = [
         sys.executable,
         "-c",
@@ -163,20 +160,31 @@ def restart_seconds(folder: str) -> float:
         folder,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    return float(done.stdout)
+    seconds, resident = json.loads(done.stdout)
+    return {"restart_seconds": round(seconds, 2), "bytes_per_unit": round(resident / units, 1)}
 
 
 def restart(folder: str) -> None:
-    """Start a coordinator on a run, have it lease, look at its prefix, and print how long that took."""
+    """Start a coordinator on a run, have it lease, look at its prefix, and print seconds and what it holds of the memory."""
 
-    async def answers() -> None:
+    async def answers() -> Coordinator:
         desk = Coordinator(folder, _LEASE_SECONDS)
         await desk.lease("r", Beat())
         await desk.committed_prefix({"t": (0, "")})
+        return desk
 
-    began = time.process_time()
-    asyncio.run(answers())
-    print(round(time.process_time() - began, 2))
+    before, began = resident_bytes(), time.perf_counter()
+    desk = asyncio.run(answers())
+    seconds = time.perf_counter() - began
+    print(json.dumps([seconds, resident_bytes() - before]))
+    del desk
+
+
+def resident_bytes() -> int:
+    """Of this process, without what the allocator keeps for later."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return psutil.Process().memory_info().rss
 
 
 def ray_leases(clients: int, seconds: float) -> int:
