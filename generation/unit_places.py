@@ -98,16 +98,17 @@ class UnitPlaces(Mapping[str, UnitPlace]):
     def show(self, file: str, sha256: str, file_bytes: int, units: Sequence[tuple[str, int, int]]) -> list[str]:
         """A shard with rows [start, end) of units is committed; returns those that became visible through it."""
         won: list[str] = []
+        first = len(self)
         for unit, start, end in units:
             record, number = parse_unit_id(unit)
             index = self._index_of(record, number + 1)
             if index[number] == _OPEN:
                 self._log.extend((record, number, start, end))
-                index[number] = len(self)
-                self._settled[record] += 1
                 won.append(unit)
+                index[number] = first + len(won)
+                self._settled[record] += 1
         if won:
-            self.shards.append(file, sha256, file_bytes, len(self) - len(won))
+            self.shards.append(file, sha256, file_bytes, first)
         return won
 
     def bury(self, unit: str) -> bool:
