@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.rows import Row, row_id
 from generation.task import Seed, Task
 
@@ -73,7 +74,7 @@ def make_rows(count: int, words: int) -> list[Row]:
 
 def timed_fold(config: CurationConfig, task: Task, rows: Sequence[Row]) -> tuple[float, int]:
     """Seconds of one fold, and the rows that it kept."""
-    fold = CausalFold(config, task, (), len(rows))
+    fold = CausalFold(config, task, (), Quotas(len(rows)))
     started = time.perf_counter()
     fold.fold(rows)
     return time.perf_counter() - started, fold.kept
@@ -81,7 +82,7 @@ def timed_fold(config: CurationConfig, task: Task, rows: Sequence[Row]) -> tuple
 
 def held_bytes(config: CurationConfig, task: Task, rows: Sequence[Row]) -> int:
     """What a fold holds once it has seen the rows, beyond what it holds before."""
-    fold = CausalFold(config, task, (), len(rows))
+    fold = CausalFold(config, task, (), Quotas(len(rows)))
     tracemalloc.start()
     for row in rows:
         fold.fold([row])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from benchmarks.support.planted import KINDS, sources
 from generation.config import AnswerConfig, CurationConfig, GenerationConfig, TaskConfig
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.instances.demo_leak import find_demo_leak
 from generation.instances.plan import Bundle
 from generation.rows import Row, row_id
@@ -104,7 +105,7 @@ def measure_stage(stage: Stage, material: Material) -> dict[str, Any]:
     false: list[bool] = []
     for kind, change in stage.kinds.items():
         copies = [change(text, rng) for text in material.originals]
-        fold = CausalFold(stage.config, task, [tuple(evaluation)], 10**6)
+        fold = CausalFold(stage.config, task, [tuple(evaluation)], Quotas(10**6))
         fold.fold(_rows(0, before))
         found[kind] = [verdict.stage in stage.found_at for verdict in fold.fold(_rows(1, copies))]
         false += [verdict.stage in stage.found_at for verdict in fold.fold(_rows(2, material.clean))]

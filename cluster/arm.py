@@ -1,7 +1,10 @@
 """One arm of a run: what it is to generate, and all that has been curated of it so far."""
 
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from cluster.protocol import PrefixAnswer
@@ -102,6 +105,11 @@ class ArmFold:
         return {name: fold.fold.kept for name, fold in self.tasks.items()}
 
     @property
+    def accepted_tokens(self) -> int:
+        """Tokens generated for them."""
+        return sum(fold.accepted_tokens for fold in self.tasks.values())
+
+    @property
     def flows(self) -> int:
         """Rows folded, of either status."""
         return sum(fold.flows for fold in self.tasks.values())
@@ -121,6 +129,7 @@ class ArmFold:
                     " use a new run.output"
                 )
             prefix.add(record)
+            self.tasks[record.task].add_record(record)
         for name, fold in self.tasks.items():
             while units := prefix.after(name, fold.count, _PAGE_UNITS):
                 fold.absorb(units, self.reader)
@@ -129,11 +138,17 @@ class ArmFold:
         """What `committed_prefix` is asked with."""
         return {name: (fold.count, fold.digest) for name, fold in self.tasks.items()}
 
-    def absorb(self, answer: PrefixAnswer) -> list[str]:
-        """Fold what it brings; returns keys of the inputs newly kept."""
+    def absorb(self, answer: PrefixAnswer, seconds: float = math.inf) -> list[str]:
+        """Fold what it brings, or as much of it as that time allows; returns keys of the inputs newly kept."""
         for task in answer.stale:
             self.tasks[task].restart()
-        return [key for task, units in answer.settled.items() for key in self.tasks[task].absorb(units, self.reader)]
+        until, keys = time.monotonic() + seconds, list[str]()
+        for units in zip_longest(*([(task, unit) for unit in units] for task, units in answer.settled.items())):
+            for task, unit in filter(None, units):
+                keys += self.tasks[task].absorb([unit], self.reader)
+            if time.monotonic() > until:
+                break
+        return keys
 
     def write(self) -> DatasetSummary:
         """Write and seal the dataset: the first rows kept of each task, exactly as many as its target."""

@@ -182,7 +182,7 @@ class Coordinator:
         prefix = desk.prefix
         stale = frozenset(task for task, (count, digest) in seen.items() if not prefix.agrees(task, count, digest))
         settled = {t: prefix.after(t, count, _PREFIX_UNITS) for t, (count, _) in seen.items() if t not in stale}
-        return PrefixAnswer(settled, stale, prefix.planned, len(desk.records))
+        return PrefixAnswer(settled, stale, prefix.planned, len(desk.records), prefix.num_settled)
 
     async def _open(self) -> Desk:
         """The desk; after a failed write, a new one from what is on storage."""

@@ -3,20 +3,23 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from cluster.arm import ArmFold, ArmRun
+from cluster.cell_yield import SeenUnits
 from cluster.coordinator_link import CoordinatorLink
-from cluster.metrics import SessionMetrics, session_seconds
+from cluster.generation_book import GenerationBook
+from cluster.pacing import Allowance, Standing, fitting, flows_of, units_wanted
 from cluster.progress import Counters
 from cluster.protocol import GenerateJob, PrefixAnswer, Progress
-from cluster.task_fold import SeenUnits, TaskFold
-from cluster.waves import WaveOrder, cell_weights, chance, ramped, units_to_plan, wave
-from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
+from cluster.task_fold import TaskFold
+from cluster.waves import WaveOrder, chance, ramped, wave, weights_by_need
+from generation.errors import GaveUpError, StorageError, YieldError
+from generation.instances.plan import PlanRecord
 
 TICK_SECONDS = 0.2
-METRICS_SECONDS = 1.0
+FOLD_SECONDS = 1.0
+"""At most so long the driver folds before it looks after replicas and plan again."""
 DRAIN_SECONDS = 30.0
 _TOP_REASONS = 5
 EXCERPT_CHARS = 100
@@ -52,11 +55,7 @@ class GenerationLoop:
         self._run = run
         self._fold = fold
         self._link = link
-        self._show = show
-        self._earlier = session_seconds(run.store, "generation")
-        self._started = time.monotonic()
-        self._metrics = SessionMetrics(run.store, "generation", datetime.now(UTC))
-        self._booked_at = -METRICS_SECONDS
+        self._book = GenerationBook(run, fold, show)
 
     def work(self, pool: Callable[[], GenerationPool]) -> None:
         """Generate until every task has its rows; the pool is asked for once it is known to be needed.
@@ -79,24 +78,24 @@ class GenerationLoop:
         context, drain_seconds = self._run.context, self._run.recipe.cluster.drain_seconds
         job = GenerateJob(self._run.store.uri, context.run_id, context, drain_seconds=drain_seconds)
         try:
-            self._plan(self._follow())
+            self._plan(self._follow(), self._link.call("progress"))
             pool.start_generation(job, self._link.handle)
             self._generate(pool)
         finally:
             with suppress(StorageError):
                 self._link.call("drain")
             pool.stop_generation()
-            self._metrics.flush()
+            self._book.flush()
         self._settle()
-        self._metrics.flush()
+        self._book.flush()
 
     def _generate(self, pool: GenerationPool) -> None:
         while not self._fold.complete:
             pool.tend(self._link.handle)
-            answer = self._follow()
-            self._plan(answer)
-            self._book(self._link.call("progress"))
-            if self._limit_reached():
+            answer, progress = self._follow(), self._link.call("progress")
+            self._plan(answer, progress)
+            self._book.book(progress)
+            if self._book.limit_reached():
                 self._drain(pool)
             self._refuse_to_go_on()
             if not any(answer.settled.values()):
@@ -107,29 +106,50 @@ class GenerationLoop:
             if seen := task.out_of_patience():
                 self._book_now()
                 raise self._too_little(task, seen)
-        if not self._fold.complete and (why := self._limit_reached()):
-            raise BudgetError(
-                f"generate: {why} with {self._accepted()}; everything is kept: raise the limit and run the same command again"
-            )
+        if not self._fold.complete:
+            self._book.refuse_beyond_limits()
 
     def _follow(self) -> PrefixAnswer:
-        """Fold a page of what has become visible since."""
+        """Fold some of what has become visible since."""
         answer: PrefixAnswer = self._link.call("committed_prefix", self._fold.seen())
-        keys = self._fold.absorb(answer)
+        keys = self._fold.absorb(answer, FOLD_SECONDS)
         if keys:
             self._link.call("publish_seen", keys)
         return answer
 
-    def _plan(self, answer: PrefixAnswer) -> None:
-        config, index = self._run.recipe.generation, answer.next_record
-        for name, task in self._fold.tasks.items():
-            standing = task.standing(answer.planned.get(name, 0))
-            units = units_to_plan(standing, config.flows_per_unit, self._run.pool.replicas)
-            if units:
-                rng = chance(self._run.recipe.run.seed, name, index)
-                weights = cell_weights(task.cells(), config.min_novelty, rng)
-                order = WaveOrder(name, units, index, config.flows_per_unit, ramped(config.draft_ramp, standing))
-                index = self._link.call("add_records", wave(order, task.work.kinds, weights, rng))
+    def _plan(self, answer: PrefixAnswer, progress: Progress) -> None:
+        flows, replicas = self._run.recipe.generation.flows_per_unit, self._run.pool.replicas
+        standings = {
+            name: task.standing(answer.num_settled.get(name, 0), progress.instances.get(name, 0))
+            for name, task in self._fold.tasks.items()
+        }
+        allowance, index = Allowance(list(standings.values()), flows, replicas), answer.next_record
+        for name, standing in standings.items():
+            if standing.lacks:
+                task = self._fold.tasks[name]
+                records = self._wave(task, standing, index, allowance.limit(standing))
+                allowance.take(standing.excess(), standing.excess(flows_of(records, task.group)))
+                if records:
+                    index = self._link.call("add_records", records)
+                for record in records:
+                    task.add_record(record)
+
+    def _wave(self, task: TaskFold, standing: Standing, index: int, limit: int) -> list[PlanRecord]:
+        """The next records of a task, or none."""
+        config, name = self._run.recipe.generation, task.work.task.name
+        units = units_wanted(standing, config.flows_per_unit, self._run.pool.replicas)
+        if not units:
+            return []
+        rng = chance(self._run.recipe.run.seed, name, index)
+        wanted = {group: need.wanted for group, need in standing.needs.items()}
+        weights = weights_by_need(task.cells(), task.cells_of, wanted, config.min_novelty, rng)
+        temperature = ramped(config.draft_ramp, task.fold.kept, task.target)
+
+        def make(units: int) -> list[PlanRecord]:
+            order = WaveOrder(name, units, index, config.flows_per_unit, temperature)
+            return wave(order, task.work.kinds, weights, rng)
+
+        return fitting(units, make, standing, task.group, limit)
 
     def _drain(self, pool: GenerationPool) -> None:
         """Let the replicas commit what they have leased, for a while."""
@@ -148,35 +168,7 @@ class GenerationLoop:
         self._book_now()
 
     def _book_now(self) -> None:
-        self._booked_at = -METRICS_SECONDS
-        self._book(self._link.call("progress"))
-
-    def _book(self, progress: Progress) -> None:
-        seconds, accepted = time.monotonic() - self._started, self._fold.accepted
-        tokens = sum(counts.get("output_tokens", 0) for counts in progress.tokens.values())
-        done, target = sum(accepted.values()), sum(task.target for task in self._fold.tasks.values())
-        stage = f"generate {self._run.arm}"
-        self._show(Counters(stage, done, target, "rows", self._fold.flows, tokens, progress.replicas))
-        if seconds - self._booked_at < METRICS_SECONDS:
-            return
-        self._booked_at = seconds
-        line = {"time": datetime.now(UTC).isoformat(), "stage": f"generate-{self._run.arm}", "seconds": seconds}
-        counters = {"instances": progress.instances, "rejections": progress.rejections, "tokens": progress.tokens}
-        units = {"planned": progress.planned, "committed": progress.committed, "given_up": len(progress.given_up)}
-        self._metrics.book({**line, "accepted": accepted, **counters, "units": units, "replicas": progress.replicas})
-
-    def _limit_reached(self) -> str:
-        limits, run = self._run.recipe.limits, self._run
-        seconds = self._earlier + time.monotonic() - self._started
-        gpu_hours = run.spent_gpu_hours + seconds * run.pool.gpus * run.pool.replicas / 3600
-        if limits.wall_seconds is not None and run.spent_seconds + seconds >= limits.wall_seconds:
-            return f"limits.wall_seconds = {limits.wall_seconds:g} is reached"
-        if limits.gpu_hours is not None and gpu_hours >= limits.gpu_hours:
-            return f"limits.gpu_hours = {limits.gpu_hours:g} is reached"
-        return ""
-
-    def _accepted(self) -> str:
-        return ", ".join(f"{task.fold.kept} of {task.target} rows of {name}" for name, task in self._fold.tasks.items())
+        self._book.book(self._link.call("progress"), last=True)
 
     def _too_little(self, task: TaskFold, seen: SeenUnits) -> YieldError | GaveUpError:
         name, config = task.work.task.name, self._run.recipe.generation
@@ -193,7 +185,7 @@ class GenerationLoop:
         lines = [f"  {count:>9,}  {why}{said[why]}" for why, count in top]
         run = self._run.recipe.run.output
         return YieldError(
-            f"generate {self._run.arm}: task '{name}': {task.fold.kept} of {task.target:,} rows accepted,\n{seen.kept} of the last"
+            f"generate {self._run.arm}: task '{name}': {task.fold.kept} of {task.target:,} rows accepted,\n{_lacking(task)}{seen.kept} of the last"
             f" {seen.flows:,} flows (generation.min_yield = {config.min_yield:g}). Dropped:\n"
             + "\n".join([*(lines or ["  nothing"]), *filter(None, [task.spent_cells()])])
             + f"\nEverything is kept; look at it with `psi show {run}`.\n"
@@ -201,6 +193,15 @@ class GenerationLoop:
             "another small model, each in a new run folder; or, to go on in this one, a lower\n"
             "generation.min_yield."
         )
+
+
+def _lacking(task: TaskFold) -> str:
+    """The groups of cells that lack rows, in a line; empty where the target is not divided."""
+    if not task.quotas.groups:
+        return ""
+    groups = [f"{group} lacks {rows:,} of {task.quotas.shares[group]:,}" for group, rows in task.lacking.items()]
+    more = f" and {len(groups) - _TOP_REASONS} more" if len(groups) > _TOP_REASONS else ""
+    return f"{', '.join(groups[:_TOP_REASONS])}{more};\n"
 
 
 def _excerpt(text: str) -> str:

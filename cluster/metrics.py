@@ -43,9 +43,14 @@ class SessionMetrics:
 
 def session_seconds(store: Store, stage: str) -> float:
     """Wall time of all sessions of a stage so far, as far as it was written."""
-    longest: dict[str, float] = {}
-    for name in store.names(_FOLDER):
-        if name.startswith(f"{stage}-"):
-            lines = store.read_lines(f"{_FOLDER}/{name}")
-            longest[name.rpartition("-")[0]] = float(lines[-1]["seconds"])
-    return sum(longest.values())
+    return session_total(store, stage, "seconds")
+
+
+def session_total(store: Store, stage: str, name: str) -> float:
+    """A number that grows from 0 within each session of a stage, summed over all sessions, as far as it was written."""
+    last: dict[str, float] = {}
+    for file in store.names(_FOLDER):
+        if file.startswith(f"{stage}-"):
+            line = store.read_lines(f"{_FOLDER}/{file}")[-1]
+            last[file.rpartition("-")[0]] = float(line.get(name, 0.0))
+    return sum(last.values())

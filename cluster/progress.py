@@ -5,10 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from generation.spent import Spent
+
 NOT_MEASURED = "not measured"
 
 WIDTH = 79
 """Columns of a progress line: the 80th would wrap the cursor on many terminals."""
+
+LEAST_FIRST = ("accepted", "rate", "eta", "replicas", "trouble", "tokens", "done")
+"""What a line that is too long loses, one after the other."""
+
+WORTH_A_WORD = 0.05
+"""A share of the replicas' time that is lost is shown from here on."""
 
 RATE_WINDOW_SECONDS = 30.0
 REFRESH_SECONDS = 0.2
@@ -26,6 +34,8 @@ class Counters:
         tried: Rows looked at so far, from which the accepted share follows; None where nothing is dropped.
         tokens: Tokens generated (or trained on) so far.
         replicas: Replicas at work.
+        wanted: Replicas that there should be.
+        spent: Where the time of all replicas went so far.
     """
 
     stage: str
@@ -35,14 +45,25 @@ class Counters:
     tried: int | None = None
     tokens: int | None = None
     replicas: int | None = None
+    wanted: int | None = None
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Speed over the last half minute; None until it can be told."""
+    """Speed over the last half minute; None until it can be told.
+
+    Attributes:
+        done_per_second: Of what is counted.
+        tokens_per_second: Of tokens.
+        starved: Share of the replicas' time for which they had nothing to do although rows are missing.
+        sink_stalled: Share for which they waited for the writer.
+    """
 
     done_per_second: float | None = None
     tokens_per_second: float | None = None
+    starved: float = 0.0
+    sink_stalled: float = 0.0
 
 
 class ProgressLine:
@@ -112,27 +133,61 @@ def rates(history: Sequence[tuple[float, Counters]]) -> Rates:
     if end <= start:
         return Rates()
     tokens = None if first.tokens is None or last.tokens is None else (last.tokens - first.tokens) / (end - start)
-    return Rates((last.done - first.done) / (end - start), tokens)
+    return Rates((last.done - first.done) / (end - start), tokens, *_waits(first.spent, last.spent))
+
+
+def _waits(before: Spent | None, now: Spent | None) -> tuple[float, float]:
+    """Shares of the time in between that went into starving and into waiting for the writer."""
+    if before is None or now is None or now.seconds <= before.seconds:
+        return 0.0, 0.0
+    time = now.seconds - before.seconds
+    return (
+        (now.starved_seconds - before.starved_seconds) / time,
+        (now.sink_stalled_seconds - before.sink_stalled_seconds) / time,
+    )
 
 
 def format_line(counters: Counters, speed: Rates, width: int = WIDTH) -> str:
-    """One line of at most `width` characters; what does not fit is left out from the right.
+    """One line of at most `width` characters; what does not fit is left out, what matters least first.
 
-    For example `generate psi  412/600 rows  61.3 % accepted  1,204 tokens/s  ETA 1m 12s  2 replicas`.
+    For example `generate psi  412/600 rows  1,204 tokens/s  2.6 rows/s  ETA 1m 12s  2/4 replicas`.
     """
     target = "" if counters.target is None else f"/{counters.target:,}"
-    parts = [_printable(counters.stage), f"{counters.done:,}{target} {counters.noun}"]
-    if counters.tried:
-        parts.append(f"{100 * counters.done / counters.tried:.1f} % accepted")
-    if speed.tokens_per_second is not None:
-        parts.append(f"{speed.tokens_per_second:,.0f} tokens/s")
-    if counters.target is not None and speed.done_per_second and speed.done_per_second > 0:
-        parts.append(f"ETA {duration(max(0, counters.target - counters.done) / speed.done_per_second)}")
-    if counters.replicas is not None:
-        parts.append(f"{counters.replicas} replica{'' if counters.replicas == 1 else 's'}")
-    while len(parts) > 1 and len("  ".join(parts)) > width:
-        parts.pop()
-    return "  ".join(parts)[:width]
+    texts = {
+        "stage": _printable(counters.stage),
+        "done": f"{counters.done:,}{target} {counters.noun}",
+        "accepted": f"{100 * counters.done / counters.tried:.1f} % accepted" if counters.tried else "",
+        "tokens": "" if speed.tokens_per_second is None else f"{speed.tokens_per_second:,.0f} tokens/s",
+        "rate": f"{speed.done_per_second:,.1f} {counters.noun}/s" if speed.done_per_second else "",
+        "eta": _eta(counters, speed),
+        "replicas": _replicas(counters),
+        "trouble": _trouble(speed),
+    }
+    parts = {name: text for name, text in texts.items() if text}
+    for name in LEAST_FIRST:
+        if len("  ".join(parts.values())) > width:
+            parts.pop(name, None)
+    return "  ".join(parts.values())[:width]
+
+
+def _eta(counters: Counters, speed: Rates) -> str:
+    if counters.target is None or not speed.done_per_second or speed.done_per_second < 0:
+        return ""
+    return f"ETA {duration(max(0, counters.target - counters.done) / speed.done_per_second)}"
+
+
+def _replicas(counters: Counters) -> str:
+    if counters.replicas is None:
+        return ""
+    if counters.wanted is not None and counters.replicas != counters.wanted:
+        return f"{counters.replicas}/{counters.wanted} replicas"
+    return f"{counters.replicas} replica{'' if counters.replicas == 1 else 's'}"
+
+
+def _trouble(speed: Rates) -> str:
+    """What keeps replicas from work, where it is worth a word."""
+    share, what = max((speed.starved, "starved"), (speed.sink_stalled, "sink-stalled"))
+    return f"{100 * share:.0f} % {what}" if share >= WORTH_A_WORD else ""
 
 
 def _printable(text: str) -> str:

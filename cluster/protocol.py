@@ -186,9 +186,11 @@ class PrefixAnswer:
         stale: Tasks of which the asker saw other units than are visible; it must fold them again from the start.
         planned: Units in the plan, by task.
         next_record: Index of the next plan record.
+        num_settled: Units whose fate is final, by task, wherever in plan order: what the fold has yet to see is among them.
     """
 
     settled: dict[str, tuple[SettledUnit, ...]]
     stale: frozenset[str]
     planned: dict[str, int]
     next_record: int
+    num_settled: dict[str, int] = field(default_factory=dict[str, int])

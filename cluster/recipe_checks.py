@@ -105,6 +105,8 @@ def _model(folder: Path, model: str, pool: str, mistakes: list[str]) -> str:
 
 def _task_mistakes(recipe: Recipe) -> list[str]:
     mistakes = [] if recipe.tasks else ["tasks: there is none; add a [[tasks]] section"]
+    if recipe.generation.target_per == "label" and not any(task.answer.labels for task in recipe.tasks):
+        mistakes.append("generation.target_per: 'label' divides the rows by label, and no task has answer.labels")
     names = [task.name for task in recipe.tasks]
     for index, task in enumerate(recipe.tasks):
         key = f"tasks.{index}"

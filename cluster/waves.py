@@ -1,4 +1,4 @@
-"""How much work to plan next, and on which cells, from what was accepted so far. Pure; chance comes in as a generator of numbers."""
+"""On which cells to work next, from what was accepted so far. Pure; chance comes in as a generator of numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,33 +10,9 @@ import numpy as np
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.storage import digest
 
-MARGIN = 1.1
-UNITS_AHEAD_PER_REPLICA = 4
-"""One lease of full size in work, one waiting."""
 FLOOR_SHARE = 0.25
 """Of a wave, spread evenly over the open cells: each gets at least 1 / (4 cells)."""
 _DRAWS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one task stands.
-
-    Attributes:
-        kept: Rows kept by curation.
-        target: Rows wanted.
-        planned: Units in the plan.
-        folded: Units that curation has seen; given-up ones count.
-        recent_flows: Flows of the units that it saw last.
-        recent_kept: Rows kept of them.
-    """
-
-    kept: int
-    target: int
-    planned: int
-    folded: int
-    recent_flows: int
-    recent_kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +65,6 @@ class WaveOrder:
     draft_temperature: float | None = None
 
 
-def units_to_plan(standing: Standing, flows_per_unit: int, replicas: int) -> int:
-    """Units to add to a task's plan now.
-
-    Until the first units are folded, only what keeps the replicas busy, and no more than a yield of 1 would need. Later what is missing
-    divided by the recent yield, with a margin of 10 %, but at most as much as was folded already: an estimate from few units is rough.
-    """
-    missing = standing.target - standing.kept
-    outstanding = standing.planned - standing.folded
-    ahead = UNITS_AHEAD_PER_REPLICA * replicas
-    if missing <= 0 or outstanding >= ahead:
-        return 0
-    rough = (standing.recent_kept + 0.5) / (standing.recent_flows + 1)
-    share = rough if standing.folded else 1.0
-    wanted = math.ceil(missing * MARGIN / share / flows_per_unit)
-    return max(0, min(wanted, max(ahead, standing.folded)) - outstanding)
-
-
 def chance(seed: int, task: str, index: int) -> np.random.Generator:
     """The numbers that a wave is drawn with: the same for the same seed, task and plan record."""
     return np.random.default_rng(int(digest("wave", str(seed), task, str(index)), 16))
@@ -137,6 +96,23 @@ def cell_weights(
     wins = np.bincount(best, minlength=len(cells)) / _DRAWS
     shares = FLOOR_SHARE / len(cells) + (1 - FLOOR_SHARE) * wins
     return dict(zip(cells, shares.tolist(), strict=True))
+
+
+def weights_by_need(
+    standings: Mapping[str, CellStanding],
+    groups: Mapping[str, Sequence[str]],
+    wanted: Mapping[str, int],
+    min_novelty: float,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """`cell_weights` within each group of cells, and among groups by the flows that each wants; some must want any."""
+    total = sum(wanted.values())
+    return {
+        cell: weight * wanted[group] / total
+        for group, cells in groups.items()
+        if wanted[group]
+        for cell, weight in cell_weights({cell: standings[cell] for cell in cells}, min_novelty, rng).items()
+    }
 
 
 def wave(
@@ -178,12 +154,12 @@ def wave(
     return records
 
 
-def ramped(ramp: tuple[float, float] | None, standing: Standing) -> float | None:
+def ramped(ramp: tuple[float, float] | None, kept: int, target: int) -> float | None:
     """The draft temperature on a ramp from an empty pool of rows to a full one, in steps of 0.01; None without a ramp."""
     if ramp is None:
         return None
     start, end = ramp
-    return round(start + (end - start) * min(1.0, standing.kept / standing.target), 2)
+    return round(start + (end - start) * min(1.0, kept / target), 2)
 
 
 def _parts(total: int, weights: Sequence[float], offset: float) -> list[int]:

@@ -13,6 +13,7 @@ from generation.arms import known_arm
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
+TargetPer = Literal["task", "cell", "difficulty", "context", "label"]
 ArmName = Annotated[str, AfterValidator(known_arm)]
 
 TASK_NAME = r"^[a-z0-9][a-z0-9_-]{0,40}$"
@@ -166,6 +167,9 @@ class GenerationConfig(Section):
 
     accepted_rows: Count
     """Rows per task and arm in the dataset; may grow on an existing run."""
+    target_per: TargetPer = "task"
+    """What has an equal number of these rows: each cell, or the cells of each difficulty, context or label; `task`: cells get as many as
+    they yield. A part that cannot be filled ends the run."""
     arms: tuple[ArmName, ...] = ("psi",)
     """What is done and compared: base, direct, psi and others (`generation/arms.py`); arms may be added to an existing run."""
     draft: SamplingConfig = SamplingConfig(max_output_tokens=512, temperature=0.9, top_p=0.95)
@@ -192,11 +196,18 @@ class GenerationConfig(Section):
     min_yield: Share = 0.02
     """Stop when fewer than this share of the flows is accepted ..."""
     patience_units: Count = 8
-    """... over the last so many units of a task."""
+    """... over the flows of so many units of a task, of those that could still be accepted."""
     min_novelty: Share = 0.05
     """A cell gets no more work when less than this share of what it drafts is new, whatever votes say ..."""
     novelty_flows: Count = 256
     """... over its last so many flows, unless it is the last one."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "GenerationConfig":
+        for part, words in {"difficulty": self.difficulties, "context": self.contexts}.items():
+            if self.target_per == part and not words:
+                raise ValueError(f"target_per: '{part}' divides the rows by {part}, and the recipe names none")
+        return self
 
 
 class CurationConfig(Section):

@@ -31,5 +31,11 @@ class Spent:
     output_tokens: int = 0
     redone_tokens: int = 0
 
+    @property
+    def seconds(self) -> float:
+        """All of the time."""
+        waits = self.boot_seconds + self.starved_seconds + self.sink_stalled_seconds + self.tail_seconds
+        return waits + self.busy_seconds
+
     def __add__(self, other: "Spent") -> "Spent":
         return Spent(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))

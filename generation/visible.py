@@ -47,6 +47,12 @@ class PlanPrefix:
         """Units in the plan, by task."""
         return {task: order.ends[-1] if order.ends else 0 for task, order in self._tasks.items()}
 
+    @property
+    def num_settled(self) -> dict[str, int]:
+        """Units whose fate is final, by task, those behind a gap included."""
+        places, tasks = self._places, self._tasks
+        return {task: sum(map(places.num_settled, order.records)) for task, order in tasks.items()}
+
     def add(self, record: PlanRecord) -> None:
         """Append a plan record."""
         order = self._tasks.setdefault(record.task, _TaskOrder())

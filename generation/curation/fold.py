@@ -7,14 +7,14 @@ verifier if it has one. Those verdicts depend on the row alone. A row is kept if
     near_duplicate      an earlier candidate owns one of its MinHash bands and is similar enough (`dedup.NearDuplicates`)
     semantic_duplicate  opt-in: a candidate of an earlier unit, or a better one of its own unit, is alike (`semantic`)
     label_share         the kept rows before it fill its label's share; so do opening_share, cell_share and principle_share
-    overshoot           the target is reached
+    overshoot           the target is reached, or the part of it that the row's group of cells has (`quotas`)
 
 A row that its own filters drop excludes nobody. A candidate excludes later rows whether it was kept or not, so duplicates can be found
 per key, in any sharding: the smallest plan index of a key wins. Only the caps look at what was kept. Rejections keep the stage and the
 reason that the flow gave them, and exclude nobody.
 
 So the verdicts depend on the rows and their order alone, not on batches, shards, timing or restarts, and rows that one target keeps are
-the first of those that a larger target keeps (given the targets that were sealed before, see `CausalFold`).
+the first of those that a larger target keeps (given the targets that were sealed before, see `Quotas`).
 
 Semantic duplicates are not causal within a unit: there the better of two rows stays (more agreement, then the shorter rationale, then plan
 order), whichever comes first. Over units they are. So the dataset still has exactly its target, generation goes on for what was
@@ -34,6 +34,7 @@ from generation.curation.counts import StageCounts, funnel
 from generation.curation.decontaminate import EvaluationIndex
 from generation.curation.dedup import NearDuplicates
 from generation.curation.filters import label_reason
+from generation.curation.quotas import Quotas
 from generation.curation.semantic import SemanticDuplicates
 from generation.curation.text import InputText, input_key, read_input
 from generation.curation.verifier import Verifier
@@ -83,8 +84,7 @@ class CausalFold:
         config: The recipe's section.
         task: The task, with all its seeds.
         evaluation_inputs: By evaluation set, inputs that may not leak into the data; sets of other tasks too if the caller wants.
-        target: Rows to keep.
-        sealed_targets: Smaller targets that were sealed before this one (`dataset.sealed_targets`).
+        quotas: Rows to keep.
         kinds: The plan's bundles with their cells, for the caps on cells and principles.
 
     Raises:
@@ -96,12 +96,11 @@ class CausalFold:
         config: CurationConfig,
         task: Task,
         evaluation_inputs: Sequence[tuple[str, ...]],
-        target: int,
-        sealed_targets: Sequence[int] = (),
+        quotas: Quotas,
         kinds: Kinds = (),
     ) -> None:
         self._task = task
-        self._target = target
+        self._quotas = quotas
         seeds = [seed.input for seed in task.seeds]
         self._bounds = Bounds(config, task.seeds)
         self._copies = CopyFinder(seeds, config.copy_overlap, config.copy_ngram)
@@ -110,11 +109,12 @@ class CausalFold:
         self._near = None if config.near_duplicate is None else NearDuplicates(config.near_duplicate)
         alike = config.semantic_duplicate
         self._semantic = None if alike is None else SemanticDuplicates(alike, seeds)
-        targets = (*sorted(size for size in sealed_targets if size < target), target)
-        self._caps = Caps(config, task, targets, kinds)
+        self._caps = Caps(config, task, quotas.targets, kinds)
         self._keys: set[int] = set()
         self._last = ("", -1)
         self._kept = 0
+        self._kept_of: Counter[str] = Counter()
+        self._beyond_of: Counter[str] = Counter()
         self._total = 0
         self._drops: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
@@ -122,6 +122,18 @@ class CausalFold:
     def kept(self) -> int:
         """Rows kept so far; never more than the target."""
         return self._kept
+
+    def missing(self, group: str) -> int:
+        """Rows that a group lacks to its part of the target."""
+        return self._quotas.shares.get(group, 0) - self._kept_of[group]
+
+    def lacks(self, group: str | None) -> bool:
+        """Whether a group has less than its part of the next target."""
+        return group is not None and self._kept_of[group] < self._quotas.share(group, self._kept)
+
+    def beyond(self, group: str) -> int:
+        """Rows of a group that were dropped because it had its part, since the last sealed target was full."""
+        return self._beyond_of[group]
 
     @property
     def counts(self) -> StageCounts:
@@ -194,12 +206,17 @@ class CausalFold:
     def _verdict(self, case: _Case) -> Verdict:
         self._total += 1
         drop = case.drop or self._caps.reason(case.row, case.text, self._kept)
-        if drop is None and self._kept >= self._target:
-            drop = "overshoot", "beyond the target"
+        group = self._quotas.group(case.row.cell)
+        if drop is None and not self.lacks(group):
+            drop = "overshoot", f"beyond the target of {group}" if group else "beyond the target"
+            self._beyond_of[group or ""] += 1
         if drop is not None:
             self._drops[drop[0]][drop[1]] += 1
             return Verdict(case.row.row_id, False, *drop)
         self._kept += 1
+        self._kept_of[group or ""] += 1
+        if self._kept in self._quotas.targets[:-1]:
+            self._beyond_of.clear()
         self._caps.record(case.row, case.text)
         return Verdict(case.row.row_id, kept=True)
 

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.progress import (
-    WIDTH,
     Counters,
     ProgressLine,
     Rates,
@@ -18,6 +17,7 @@ from cluster.progress import (
     rates,
     summary_table,
 )
+from generation.spent import Spent
 
 
 class Terminal(StringIO):
@@ -53,11 +53,25 @@ def test_a_line_is_never_wider_than_asked_and_never_breaks(counters: Counters, s
 
 
 def test_a_line_shows_stage_rows_share_speed_time_left_and_replicas() -> None:
-    counters = Counters("generate psi", 412, 600, tried=672, tokens=90_000, replicas=2)
+    counters = Counters("generate psi", 412, 600, tried=672, tokens=90_000, replicas=2, wanted=4)
     assert format_line(counters, Rates(2.6, 1203.7), 120) == (
-        "generate psi  412/600 rows  61.3 % accepted  1,204 tokens/s  ETA 1m 12s  2 replicas"
+        "generate psi  412/600 rows  61.3 % accepted  1,204 tokens/s  2.6 rows/s  ETA 1m 12s  2/4 replicas"
     )
-    assert len(format_line(counters, Rates(2.6, 1203.7))) <= WIDTH < 80
+
+
+def test_a_narrow_line_tells_of_trouble_before_anything_that_can_wait() -> None:
+    counters = Counters("generate psi", 412, 600, tried=672, tokens=90_000, replicas=64, wanted=64)
+    assert format_line(counters, Rates(2.6, 1203.7, starved=0.32, sink_stalled=0.1)) == (
+        "generate psi  412/600 rows  1,204 tokens/s  64 replicas  32 % starved"
+    )
+    assert "12 % sink-stalled" in format_line(counters, Rates(2.6, 1203.7, sink_stalled=0.12))
+    assert "%" not in format_line(counters, Rates(2.6, 1203.7, starved=0.04))
+
+
+def test_waits_are_shares_of_the_time_that_replicas_spent_in_between() -> None:
+    before, now = Spent(boot_seconds=10, busy_seconds=5, starved_seconds=1), Spent(10, 3, 9, 2)
+    found = rates([(0.0, Counters("s", spent=before)), (4.0, Counters("s", spent=now))])
+    assert (found.starved, found.sink_stalled) == (0.25, 0.25)
 
 
 def test_what_is_not_known_is_left_out() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.cell_yield import CellYield
-from cluster.waves import CellStanding, Standing, WaveOrder, cell_weights, chance, open_cells, ramped, wave
+from cluster.waves import CellStanding, WaveOrder, cell_weights, chance, open_cells, ramped, wave
 from generation.curation.fold import Verdict
 from generation.instances.plan import Bundle, Cell, PlanRecord, parse_unit_id, unit_flows
 from generation.rows import Row
@@ -151,6 +151,5 @@ def test_a_hard_vote_spends_no_cell_and_drafts_that_are_seen_or_alike_do():
 
 
 def test_the_temperature_rises_as_the_pool_fills():
-    at = [ramped((0.7, 1.0), Standing(kept, 100, 0, 0, 0, 0)) for kept in (0, 50, 100, 130)]
-    assert at == [0.7, 0.85, 1.0, 1.0]
-    assert ramped(None, Standing(0, 100, 0, 0, 0, 0)) is None
+    assert [ramped((0.7, 1.0), kept, 100) for kept in (0, 50, 100, 130)] == [0.7, 0.85, 1.0, 1.0]
+    assert ramped(None, 0, 100) is None

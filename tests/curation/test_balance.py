@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.balance import ShareCap, bundle_shares, cell_shares
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.instances.plan import Bundle, Cell, unit_id
 from generation.rows import Row
 from generation.task import Task
@@ -50,7 +51,7 @@ def stages(config: CurationConfig, target: int) -> list[str]:
             bundle=f"b{kind}", cell=KINDS[kind][1][i % len(KINDS[kind][1])].cell_id)
         for i, kind in enumerate(places)
     ]  # fmt: skip
-    return [verdict.stage for verdict in CausalFold(config, TASK, [], target, (), KINDS).fold(rows)]
+    return [verdict.stage for verdict in CausalFold(config, TASK, [], Quotas(target), KINDS).fold(rows)]
 
 
 def test_a_cell_and_a_principle_stop_at_their_share_and_the_target_is_still_reached() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.counts import merge_counts
 from generation.curation.fold import CausalFold, Verdict
+from generation.curation.quotas import Quotas
 from generation.errors import RecipeError, StorageError
 from generation.instances.plan import unit_id
 from generation.rows import Row
@@ -56,7 +57,7 @@ def test_each_planted_row_is_dropped_at_its_stage_and_unrelated_rows_pass() -> N
         ("BADGC", "exact_duplicate"),
         ("one row too many", "overshoot"),
     ]
-    fold = CausalFold(CurationConfig(), make_task(), [(EVALUATION,)], target=4)
+    fold = CausalFold(CurationConfig(), make_task(), [(EVALUATION,)], Quotas(4))
     verdicts = fold.fold(make_rows([(text, "yes") for text, _ in planted]))
     assert stages(verdicts) == [stage for _, stage in planted]
     assert fold.kept == sum(verdict.kept for verdict in verdicts) == 4
@@ -65,7 +66,7 @@ def test_each_planted_row_is_dropped_at_its_stage_and_unrelated_rows_pass() -> N
 def test_rejections_keep_their_stage_and_counts_add_up_from_stage_to_stage() -> None:
     rows = make_rows([("a", "yes"), ("b", "yes"), ("a", "yes"), ("c", "yes")])
     rejected = Row("r9", unit_id(1, 0), 0, "t", "rejection", stage="vote", reason="no majority", input="d")
-    fold = CausalFold(CurationConfig(), make_task(), [], target=2)
+    fold = CausalFold(CurationConfig(), make_task(), [], Quotas(2))
     verdicts = fold.fold([*rows, rejected])
     assert verdicts[-1] == Verdict("r9", False, "vote", "no majority")
     counts = fold.counts
@@ -79,7 +80,7 @@ def test_rejections_keep_their_stage_and_counts_add_up_from_stage_to_stage() -> 
 
 def test_a_row_that_its_own_filters_drop_excludes_nobody() -> None:
     task = make_task(labels=("yes", "no"))
-    fold = CausalFold(CurationConfig(), task, [], target=9)
+    fold = CausalFold(CurationConfig(), task, [], Quotas(9))
     assert stages(fold.fold(make_rows([("abc", "maybe"), ("abc", "yes"), ("abc", "no")]))) == [
         "label",
         "",
@@ -89,32 +90,32 @@ def test_a_row_that_its_own_filters_drop_excludes_nobody() -> None:
 
 def test_a_candidate_that_a_cap_drops_still_excludes_its_duplicates() -> None:
     task = make_task(labels=("yes", "no"))
-    fold = CausalFold(CurationConfig(max_label_share=0.5), task, [], target=2)
+    fold = CausalFold(CurationConfig(max_label_share=0.5), task, [], Quotas(2))
     rows = make_rows([("a", "yes"), ("b", "yes"), ("b", "no"), ("c", "no")])
     assert stages(fold.fold(rows)) == ["", "label_share", "exact_duplicate", ""]
 
 
 def test_an_opening_may_fill_its_share_only_and_short_inputs_have_none() -> None:
-    fold = CausalFold(CurationConfig(max_opening_share=0.25), make_task(), [], target=8)
+    fold = CausalFold(CurationConfig(max_opening_share=0.25), make_task(), [], Quotas(8))
     verdicts = fold.fold(make_rows([(f"How many {word} {i}", "yes") for i, word in enumerate(["ants"] * 4)]))
     assert stages(verdicts) == ["", "", "opening_share", "opening_share"]
-    fold = CausalFold(CurationConfig(max_opening_share=0.01), make_task(), [], target=8)
+    fold = CausalFold(CurationConfig(max_opening_share=0.01), make_task(), [], Quotas(8))
     assert not any(stages(fold.fold(make_rows([(word, "yes") for word in "abcdefgh"]))))
 
 
 def test_without_caps_a_task_of_fixed_wording_and_one_label_fills_its_target() -> None:
-    fold = CausalFold(CurationConfig(), make_task(), [], target=8)
+    fold = CausalFold(CurationConfig(), make_task(), [], Quotas(8))
     fold.fold(make_rows([(f"How many letters are in {word * 5}", "yes") for word in "abcdefgh"]))
     assert fold.kept == 8
 
 
 def test_a_cap_that_no_dataset_can_obey_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"max_label_share = 0\.3"):
-        CausalFold(CurationConfig(max_label_share=0.3), make_task(labels=("a", "b", "c")), [], target=10)
+        CausalFold(CurationConfig(max_label_share=0.3), make_task(labels=("a", "b", "c")), [], Quotas(10))
 
 
 def test_rows_out_of_plan_order_or_of_another_task_are_refused() -> None:
-    fold = CausalFold(CurationConfig(), make_task(), [], target=9)
+    fold = CausalFold(CurationConfig(), make_task(), [], Quotas(9))
     rows = make_rows([("a", "yes"), ("b", "yes")])
     with pytest.raises(StorageError, match="plan order"):
         fold.fold(rows[::-1])
@@ -134,7 +135,7 @@ def test_of_two_rows_of_a_unit_that_are_alike_the_better_one_stays_and_earlier_u
         for i, (text, agreement) in enumerate(zip([*texts, texts[0] + "?"], [0.5, 1.0, 1.0, 1.0, 1.0], strict=True))
     ]
     rows[2] = replace(rows[2], rationale="longer than none")
-    fold = CausalFold(CurationConfig(semantic_duplicate=0.8, near_duplicate=None), make_task(), [], target=9)
+    fold = CausalFold(CurationConfig(semantic_duplicate=0.8, near_duplicate=None), make_task(), [], Quotas(9))
     worse = "semantic_duplicate"
     assert stages(fold.fold(rows)) == [worse, "", worse, "", worse]
     with pytest.raises(StorageError, match="whole"):
@@ -169,8 +170,8 @@ def test_any_split_into_batches_gives_the_same_verdicts(seed: int, cuts: list[in
     config = CurationConfig(max_label_share=share, max_opening_share=share, near_duplicate=0.6)
     task = make_task(labels=("yes", "no"))
     rows = random_rows(seed)
-    whole = CausalFold(config, task, [(EVALUATION,)], target)
-    parts = CausalFold(config, task, [(EVALUATION,)], target)
+    whole = CausalFold(config, task, [(EVALUATION,)], Quotas(target))
+    parts = CausalFold(config, task, [(EVALUATION,)], Quotas(target))
     edges = [0, *sorted(cuts), len(rows)]
     verdicts = [v for a, b in pairwise(edges) for v in parts.fold(rows[a:b])]
     assert verdicts == whole.fold(rows)
@@ -184,8 +185,8 @@ def test_a_larger_target_keeps_the_same_rows_first(seed: int, target: int, more:
     config = CurationConfig(max_label_share=share, max_opening_share=share)
     task = make_task(labels=("yes", "no"))
     rows = random_rows(seed)
-    small = CausalFold(config, task, [], target)
+    small = CausalFold(config, task, [], Quotas(target))
     kept = [v.row_id for v in small.fold(rows) if v.kept]
     if small.kept == target:
-        large = CausalFold(config, task, [], target + more, sealed_targets=[target])
+        large = CausalFold(config, task, [], Quotas(target + more, (target,)))
         assert [v.row_id for v in large.fold(rows) if v.kept][:target] == kept

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from generation.config import CurationConfig
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.instances.plan import Bundle, Cell
 from generation.rows import Row
 from tests.curation.test_fold import EVALUATION, make_rows, make_task, stages
@@ -59,7 +60,7 @@ def kept_or_capped_rows(seed: int) -> list[Row]:
 def test_every_filter_that_is_on_drops_some_of_the_rows_made_for_it() -> None:
     dropped = Counter[str]()
     for seed, target in itertools.product(range(8), (5, 20)):
-        fold = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], target, (), KINDS)
+        fold = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], Quotas(target), KINDS)
         dropped.update(stages(fold.fold(kept_or_capped_rows(seed))))
     shares = {"label_share", "opening_share", "cell_share", "principle_share"}
     assert set(dropped) >= {"", "semantic_duplicate", "overshoot"} | shares
@@ -72,12 +73,12 @@ def test_any_split_between_units_and_any_later_target_give_the_same_rows_with_al
     seed: int, cuts: list[int], target: int
 ) -> None:
     rows = kept_or_capped_rows(seed)
-    whole = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], target, (), KINDS)
-    parts = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], target, (), KINDS)
+    whole = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], Quotas(target), KINDS)
+    parts = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], Quotas(target), KINDS)
     edges = [0, *sorted(4 * cut for cut in cuts), len(rows)]
     verdicts = whole.fold(rows)
     assert [v for a, b in itertools.pairwise(edges) for v in parts.fold(rows[a:b])] == verdicts
     assert parts.counts == whole.counts
-    larger = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], target + 7, [target], KINDS)
+    larger = CausalFold(ALL_ON, LIKE_ROWS, [(EVALUATION,)], Quotas(target + 7, (target,)), KINDS)
     kept = [v.row_id for v in larger.fold(rows) if v.kept]
     assert kept[: whole.kept] == [v.row_id for v in verdicts if v.kept] != []

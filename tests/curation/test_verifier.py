@@ -6,6 +6,7 @@ import pytest
 
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.curation.verifier import Verifier
 from generation.errors import RecipeError
 from generation.instances.plan import unit_id
@@ -105,7 +106,7 @@ def test_the_fold_drops_what_is_not_confirmed_and_it_excludes_nobody_however_bat
     ]
     expected = ["verifier", "", "exact_duplicate", "verifier", ""]
     for size in (1, 2, 5):
-        fold = CausalFold(CurationConfig(), Task(config, ()), [], target=9)
+        fold = CausalFold(CurationConfig(), Task(config, ()), [], Quotas(9))
         verdicts = [verdict for start in range(0, 5, size) for verdict in fold.fold(rows[start : start + size])]
         assert [verdict.stage for verdict in verdicts] == expected
         assert fold.counts["verifier"]["reasons"] == {"wrong answer": 1, "verifier raised ValueError": 1}

@@ -9,6 +9,7 @@ import pytest
 from generation import dataset
 from generation.config import AnswerConfig, CurationConfig, TaskConfig
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.dataset import (
     DATASET_SCHEMA,
     Oracle,
@@ -62,7 +63,7 @@ def make_rows(task: Task, count: int) -> list[Row]:
 def part(task: Task, target: int, count: int | None = None, sealed: tuple[int, ...] = ()) -> TaskRows:
     """The rows of a task as the driver has them: folded, the kept ones streamed."""
     rows = make_rows(task, count or target + 2)
-    fold = CausalFold(CurationConfig(), task, [], target, sealed)
+    fold = CausalFold(CurationConfig(), task, [], Quotas(target, tuple(sealed)))
     verdicts = fold.fold(rows)
     return TaskRows(task, target, (row for row, v in zip(rows, verdicts, strict=True) if v.kept), fold.counts)
 

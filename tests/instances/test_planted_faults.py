@@ -14,6 +14,7 @@ from generation.arms import arm_spec
 from generation.config import AnswerConfig, CurationConfig, GenerationConfig, TaskConfig
 from generation.curation.decontaminate import EvaluationIndex
 from generation.curation.fold import CausalFold
+from generation.curation.quotas import Quotas
 from generation.dataset_tally import Oracle, Tally, TruthCount
 from generation.engines.base import Request
 from generation.flows import FlowCall
@@ -138,7 +139,7 @@ def test_without_voting_labels_are_as_wrong_as_the_model():
 def test_the_yields_of_all_stages_add_up_to_the_rows(written):
     _, rows = written
     config = TaskConfig(name="t", description="Add.", answer=AnswerConfig(kind="number"), seeds="x")
-    fold = CausalFold(CurationConfig(), Task(config, SEEDS), [tuple(EVALUATION)], target=300)
+    fold = CausalFold(CurationConfig(), Task(config, SEEDS), [tuple(EVALUATION)], Quotas(300))
     verdicts = fold.fold(rows)
     stages = list(fold.counts.values())
     assert stages[0]["in"] == FLOWS

@@ -1,0 +1,132 @@
+"""What a driver notes of an arm while it generates: progress, metrics lines, the ledger of time, and what counts against the limits."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.arm import ArmFold, ArmRun
+from cluster.metrics import SessionMetrics, session_total
+from cluster.progress import Counters
+from cluster.prometheus import Prometheus
+from cluster.protocol import Progress
+from cluster.time_ledger import Noted, TimeLedger, to_json
+from generation.errors import BudgetError
+
+METRICS_SECONDS = 1.0
+REPLICAS_SECONDS = 60.0
+"""So often the metrics say where the time of each replica went; of all together, with every line."""
+
+STAGE = "generation"
+"""Start of the names of its metrics files."""
+
+
+class GenerationBook:
+    """Notes of one session. A session is a driver's work on an arm; its clock starts with it.
+
+    Args:
+        run: The arm.
+        fold: What has been curated of it.
+        show: Takes what is shown to the user.
+    """
+
+    def __init__(self, run: ArmRun, fold: ArmFold, show: Callable[[Counters], None]) -> None:
+        self._run = run
+        self._fold = fold
+        self._show = show
+        self._earlier_seconds = session_total(run.store, STAGE, "seconds")
+        self._earlier_gpu_seconds = session_total(run.store, STAGE, "gpu_seconds")
+        self._started = time.monotonic()
+        self._metrics = SessionMetrics(run.store, STAGE, datetime.now(UTC))
+        self._ledger = TimeLedger()
+        self._prometheus = Prometheus(run.recipe.run.name, run.arm, run.recipe.energy.prefill_weight)
+        self._booked_at = self._detailed_at = -REPLICAS_SECONDS
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def _gpu_seconds(self) -> float:
+        """The recipe's replicas hold their GPUs for as long as the session lasts."""
+        return self._seconds * self._run.pool.gpus * self._run.pool.replicas
+
+    def book(self, progress: Progress, *, last: bool = False) -> None:
+        """Show where the arm stands; note it once a second, and in full where it is the last of a session for all that is known."""
+        self._ledger.hear(progress.spent)
+        noted = self._noted(progress)
+        self._show(self._counters(noted))
+        if not last and self._seconds - self._booked_at < METRICS_SECONDS:
+            return
+        self._booked_at = self._seconds
+        detailed = last or self._booked_at - self._detailed_at >= REPLICAS_SECONDS
+        if detailed:
+            self._detailed_at = self._booked_at
+        self._metrics.book(self._line(noted, detailed=detailed))
+        self._prometheus.publish(noted)
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        self._metrics.flush()
+
+    def limit_reached(self) -> str:
+        """The limit of the recipe that is used up, in words; or empty."""
+        limits, run = self._run.recipe.limits, self._run
+        gpu_hours = run.spent_gpu_hours + (self._earlier_gpu_seconds + self._gpu_seconds) / 3600
+        if (
+            limits.wall_seconds is not None
+            and run.spent_seconds + self._earlier_seconds + self._seconds >= limits.wall_seconds
+        ):
+            return f"limits.wall_seconds = {limits.wall_seconds:g} is reached"
+        if limits.gpu_hours is not None and gpu_hours >= limits.gpu_hours:
+            return f"limits.gpu_hours = {limits.gpu_hours:g} is reached"
+        return ""
+
+    def refuse_beyond_limits(self) -> None:
+        """Stop where a limit is used up.
+
+        Raises:
+            BudgetError: It is.
+        """
+        if why := self.limit_reached():
+            rows = ", ".join(f"{t.fold.kept} of {t.target} rows of {name}" for name, t in self._fold.tasks.items())
+            raise BudgetError(
+                f"generate: {why} with {rows}; everything is kept: raise the limit and run the same command again"
+            )
+
+    def _noted(self, progress: Progress) -> Noted:
+        accepted, fold = sum(self._fold.accepted.values()), self._fold
+        return Noted(progress, self._ledger.replicas, accepted, fold.accepted_tokens, self._run.pool.replicas)
+
+    def _counters(self, noted: Noted) -> Counters:
+        spent, tokens = self._ledger.total, noted.progress.tokens
+        return Counters(
+            f"generate {self._run.arm}",
+            noted.accepted,
+            sum(task.target for task in self._fold.tasks.values()),
+            tried=self._fold.flows,
+            tokens=sum(counts.get("output_tokens", 0) for counts in tokens.values()),
+            replicas=noted.progress.replicas,
+            wanted=noted.wanted,
+            spent=spent,
+        )
+
+    def _line(self, noted: Noted, *, detailed: bool) -> dict[str, Any]:
+        progress = noted.progress
+        units = {"planned": progress.planned, "committed": progress.committed, "given_up": len(progress.given_up)}
+        line: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(),
+            "stage": f"generate-{self._run.arm}",
+            "seconds": self._booked_at,
+            "gpu_seconds": self._gpu_seconds,
+            "accepted": self._fold.accepted,
+            "accepted_tokens": noted.accepted_tokens,
+            "instances": progress.instances,
+            "rejections": progress.rejections,
+            "tokens": progress.tokens,
+            "units": units,
+            "replicas": progress.replicas,
+            "spent": to_json(self._ledger.total),
+        }
+        each = {replica: to_json(spent) for replica, spent in noted.spent.items()}
+        return {**line, "spent_by_replica": each} if detailed else line
