@@ -51,14 +51,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Speed over the last half minute; None until it can be told.
-
-    Attributes:
-        done_per_second: Of what is counted.
-        tokens_per_second: Of tokens.
-        starved: Share of the replicas' time for which they had nothing to do although rows are missing.
-        sink_stalled: Share for which they waited for the writer.
-    """
+    """Speed over the last half minute, None until it can be told; and shares of the replicas' time that went into waiting."""
 
     done_per_second: float | None = None
     tokens_per_second: float | None = None
