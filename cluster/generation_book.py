@@ -128,5 +128,19 @@ class GenerationBook:
             "replicas": progress.replicas,
             "spent": to_json(self._ledger.total),
         }
+        if detailed and self._run.pool.gpus:
+            line["device"] = device()
         each = {replica: to_json(spent) for replica, spent in noted.spent.items()}
         return {**line, "spent_by_replica": each} if detailed else line
+
+
+def device() -> str:
+    """Ray's name of the accelerators of its cluster; empty where it has none, or several kinds."""
+    import ray
+
+    if not ray.is_initialized():
+        return ""
+    prefix = "accelerator_type:"
+    resources: Any = ray.cluster_resources()
+    kinds = [name.removeprefix(prefix) for name in resources if name.startswith(prefix)]
+    return kinds[0] if len(kinds) == 1 else ""

@@ -21,11 +21,15 @@ from cluster.report_plots import (
     yield_picture,
 )
 from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES
+from cluster.report_time_picture import time_picture
 from generation.arms import arm_spec
 from generation.storage import Store
 
 UNITS = {
     "accepted_rows_per_second": "rows/s",
+    "accepted_tokens_per_gpu_hour": "tokens per GPU-hour",
+    "accepted_tokens_per_second": "tokens/s",
+    "achievable": "share of 1",
     "accuracy": "share of 1",
     "bytes": "bytes",
     "cached": "tokens",
@@ -36,11 +40,14 @@ UNITS = {
     "format_version": "version",
     "generated": "tokens",
     "generated_tokens_per_second": "tokens/s",
+    "gpu_hours": "GPU-hours",
+    "ideal": "share of 1",
     "items": "evaluation items",
     "label_accuracy": "share of 1",
     "loss": "nats per supervised token",
     "p": "probability",
     "p_holm": "probability",
+    "prefix_hit_share": "share of 1",
     "probes": "seeds or drafts",
     "prompt": "tokens",
     "requests": "requests",
@@ -67,6 +74,7 @@ SECTION_UNITS = {
     "principles": "principles",
     "privacy": "tokens",
     "throughput": "rows",
+    "time": "s",
     "yield": "rows",
 }
 """Unit of the other numbers, by section."""
@@ -77,6 +85,7 @@ SOURCES = {
     "dataset": "dataset/round-0/SEALED.json and the files that it lists",
     "yield": "metrics/generation-*.jsonl, dataset/round-0/summary.json",
     "throughput": "metrics/generation-*.jsonl",
+    "time": "metrics/generation-*.jsonl",
     "principles": "principles/round-0.arrow",
     "training": "metrics/training.jsonl, stages/train*.json",
     "tokens": "stages/*.json, metrics/generation-*.jsonl",
@@ -97,6 +106,7 @@ PICTURES = {
     "accuracy": (accuracy_picture, "arms"),
     "yield": (yield_picture, "yield"),
     "throughput": (throughput_picture, "throughput"),
+    "time": (time_picture, "time"),
     "loss": (loss_picture, "training"),
 }
 
@@ -133,6 +143,8 @@ def unit(path: tuple[str, ...]) -> str:
     """The unit of the number at a path of `report.json`."""
     if path[0] == "yield" and "reasons" in path:
         return "rows"
+    if path[0] == "time" and "tokens" in path:
+        return "tokens"
     if path[0] == "energy" and path[-1] in ENERGY_UNITS:
         return ENERGY_UNITS[path[-1]]
     return UNITS.get(path[-1]) or SECTION_UNITS[path[0]]
@@ -169,6 +181,8 @@ def render(report: Mapping[str, Any]) -> str:
         "interval": interval,
         "joules": joules,
         "percent": percent,
+        "percent_or": percent_or,
+        "count_or": count_or,
         "points": points,
         "plain": plain,
     }
@@ -200,6 +214,16 @@ def _picture(svg: str | None) -> Markup | None:
 def points(share: float | None) -> str:
     """A difference of shares as `+12.5`, in percentage points."""
     return NOT_MEASURED if share is None else f"{100 * share:+.1f}"
+
+
+def percent_or(value: float | str | None) -> str:
+    """A share, or the word that stands in its place."""
+    return value if isinstance(value, str) else percent(value)
+
+
+def count_or(value: float | str | None) -> str:
+    """A number, or the word that stands in its place."""
+    return value if isinstance(value, str) else count(value)
 
 
 def joules(value: float | None) -> str:

@@ -9,6 +9,7 @@ from cluster.energy_report import energy_of
 from cluster.private_sends import read_private_sends
 from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
 from cluster.report_principles import principles_section
+from cluster.report_time import read_time
 from cluster.report_tokens import read_tokens
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
@@ -30,6 +31,7 @@ def gather(files: RunFiles) -> dict[str, Any]:
         "tokens": read_tokens(files),
         "privacy": read_private_sends(files),
         "throughput": {arm: generation_speed(files.metrics[arm]) for arm in generating},
+        "time": {arm: read_time(files, arm) for arm in generating},
         "energy": energy_of(files.run),
         "stages": {name: _stage(facts) for name, facts in files.stages.items()},
         "wall": _wall(files.stages),

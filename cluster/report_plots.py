@@ -66,7 +66,7 @@ def accuracy_picture(arms: Mapping[str, Mapping[str, Any]]) -> str | None:
             axis.set_title(title)
             _accuracy_panel(axis, scores)
 
-    return _svg("accuracy", draw, height=0.75 + 0.42 * len(arms))
+    return svg("accuracy", draw, height=0.75 + 0.42 * len(arms))
 
 
 def _accuracy_panel(axis: Axes, scores: Mapping[str, Mapping[str, Any]]) -> None:
@@ -111,7 +111,7 @@ def contrast_picture(contrasts: Mapping[str, Mapping[str, Any] | None]) -> str |
         axis.grid(axis="x")
         axis.spines[["left", "bottom"]].set_visible(False)
 
-    return _svg("contrasts", draw, height=0.75 + 0.27 * len(known))
+    return svg("contrasts", draw, height=0.75 + 0.27 * len(known))
 
 
 def yield_picture(yields: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -131,7 +131,7 @@ def yield_picture(yields: Mapping[str, Mapping[str, Any]]) -> str | None:
         for axis in axes[len(funnels) :]:
             axis.set_axis_off()
 
-    return _svg("yield", draw, height=rows * (0.6 + 0.29 * max(len(steps) for steps in funnels.values())))
+    return svg("yield", draw, height=rows * (0.6 + 0.29 * max(len(steps) for steps in funnels.values())))
 
 
 def funnel(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
@@ -182,7 +182,7 @@ def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
             axis.set_xlim(left=0)
         _legend_beside(rows_axis)
 
-    return _svg("throughput", draw, height=2.3)
+    return svg("throughput", draw, height=2.3)
 
 
 def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -201,7 +201,7 @@ def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
         axis.set_ylim(bottom=0)
         _legend_beside(axis)
 
-    return _svg("loss", draw, height=2.3)
+    return svg("loss", draw, height=2.3)
 
 
 def _lines_panel(axis: Axes, label: str) -> None:
@@ -217,7 +217,7 @@ def _legend_beside(axis: Axes) -> None:
     axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4, fontsize=6.5)
 
 
-def _svg(name: str, draw: Callable[[Figure], None], height: float) -> str:
+def svg(name: str, draw: Callable[[Figure], None], height: float) -> str:
     """Draw a figure as SVG without prologue, metadata or anything that changes from run to run.
 
     Ids are prefixed with the picture's name, since several pictures share one page.

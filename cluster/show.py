@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cluster.energy_report import energy_of
-from cluster.progress import NOT_MEASURED
+from cluster.progress import NOT_MEASURED, duration
 from cluster.report_files import RunFiles, arm_folder, open_run
 from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES, estimates_of, reasons
+from cluster.report_time import read_time
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.manifest import replay
@@ -50,6 +51,7 @@ def show_run(uri: str, rows: int = 5, seed: int = 0) -> str:
             _rows(folder, rows, seed),
             _rejections(files, arm),
             _throughput(files, arm),
+            _time(files, arm),
         ]
     parts.append(_energy(files.run))
     return "\n\n".join(parts)
@@ -173,6 +175,20 @@ def _throughput(files: RunFiles, arm: str) -> str:
     return _section(
         "throughput", [f"  {tokens:,.0f} tokens/s, {rows:,.2f} accepted rows/s over {speed['seconds']:,.0f} s"]
     )
+
+
+def _time(files: RunFiles, arm: str) -> str:
+    found = read_time(files, arm)
+    if not found["seconds"]:
+        return _section("time of the replicas", [])
+    whole = found["replica_seconds"]
+    lines = [f"  {100 * value / whole:>5.1f} %  {part.replace('_', '-')}" for part, value in found["seconds"].items()]
+    speeds = f"{found['accepted_tokens_per_second'] or 0:,.0f} tokens of accepted rows a second"
+    per_hour, limit = found["accepted_tokens_per_gpu_hour"], found["roofline"]["achievable"]
+    speeds += f", {per_hour if isinstance(per_hour, str) else f'{per_hour or 0:,.0f}'} per GPU-hour"
+    hits = f"; prefix hits {100 * found['prefix_hit_share']:.0f} %" if found["prefix_hit_share"] is not None else ""
+    lines.append(f"  {speeds}{hits}; of the roofline {limit if isinstance(limit, str) else f'{100 * limit:.0f} %'}")
+    return _section(f"time of the replicas: {duration(whole)}", lines)
 
 
 def _energy(store: Store) -> str:
