@@ -25,6 +25,9 @@ from generation.storage import Store, json_bytes, json_lines
 SNAPSHOT_AFTER = 512
 """Segments after which a writer should take a snapshot."""
 
+_LINES_LIKE_A_SEGMENT = 32
+"""So many lines cost a reader about as much as opening a segment."""
+
 _READ_ATTEMPTS = 20
 """Each finds that a snapshot was written since, minutes after the last one."""
 
@@ -114,7 +117,7 @@ class SegmentWriter:
             RunLockedError: Another writer has taken over; the lines do not count.
         """
         self._seq += 1
-        self._since_snapshot += 1
+        self._since_snapshot += 1 + len(lines) // _LINES_LIKE_A_SEGMENT
         name = _segment(self.incarnation, self._seq)
         try:
             self._store.write_new(name, json_lines(lines))
