@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from random import Random, randbytes
 from typing import Any
@@ -152,7 +153,11 @@ def shard(replica: str, number: int, lease: Lease) -> ShardCommit:
 
 
 def restarted(folder: str, units: int) -> dict[str, float]:
-    """What a fresh process needs until its coordinator answers, once its modules are imported: seconds, and resident bytes a unit."""
+    """What a fresh process needs until its coordinator answers, once its modules are imported: seconds, and bytes a unit.
+
+    `bytes_per_unit` is what the coordinator has allocated and holds; `rss_per_unit` what the process has grown by, with the buffers,
+    threads and libraries of its first reads, whatever the number of units.
+    """
     command = [
         sys.executable,
         "-c",
@@ -160,12 +165,13 @@ def restarted(folder: str, units: int) -> dict[str, float]:
         folder,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    seconds, resident = json.loads(done.stdout)
-    return {"restart_seconds": round(seconds, 2), "bytes_per_unit": round(resident / units, 1)}
+    seconds, resident, held = json.loads(done.stdout)
+    bytes_per_unit = {"bytes_per_unit": round(held / units, 1), "rss_per_unit": round(resident / units, 1)}
+    return {"restart_seconds": round(seconds, 2)} | bytes_per_unit
 
 
 def restart(folder: str) -> None:
-    """Start a coordinator on a run, have it lease, look at its prefix, and print seconds and what it holds of the memory."""
+    """Start a coordinator on a run, have it lease, look at its prefix, and print seconds and bytes; then one whose memory is traced."""
 
     async def answers() -> Coordinator:
         desk = Coordinator(folder, _LEASE_SECONDS)
@@ -176,7 +182,12 @@ def restart(folder: str) -> None:
     before, began = resident_bytes(), time.perf_counter()
     desk = asyncio.run(answers())
     seconds = time.perf_counter() - began
-    print(json.dumps([seconds, resident_bytes() - before]))
+    resident = resident_bytes() - before
+    del desk
+    tracemalloc.start()
+    desk = asyncio.run(answers())
+    gc.collect()
+    print(json.dumps([seconds, resident, tracemalloc.get_traced_memory()[0]]))
     del desk
 
 

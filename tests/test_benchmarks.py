@@ -21,7 +21,7 @@ FIGURES = {
     "packing": {"rows_per_second", "efficiency", "padded_efficiency"},
     "curation": {"rows_per_second", "bytes_per_row_near_duplicates", "bytes_per_row_keys"},
     "curation_quality": {"sources"},
-    "coordinator": {"pairs_per_second", "bytes_per_unit", "restart_seconds", "cost_ratio_1e6_to_1e4"},
+    "coordinator": {"pairs_per_second", "rss_per_unit", "bytes_per_unit", "restart_seconds", "cost_ratio_1e6_to_1e4"},
 }
 
 
