@@ -5,8 +5,9 @@ from contextlib import AbstractContextManager
 
 from cluster.arm import ArmFold, ArmResult, ArmRun, total_dropped
 from cluster.coordinator_link import CoordinatorLink, coordinator_actor
+from cluster.generation_book import STAGE
 from cluster.generation_loop import GenerationLoop, GenerationPool
-from cluster.metrics import session_seconds
+from cluster.metrics import session_seconds, session_total
 from cluster.open_run import OpenRun
 from cluster.oracle import load_oracle
 from cluster.progress import Counters
@@ -63,8 +64,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
     tasks = {task.name: without_seeds(task) for task in run.tasks}
     work = tuple(_work(run, arm, task, principles, held_out) for task in run.tasks)
     others = [other for other in run.writing_arms if other != arm]
-    elsewhere = {other: session_seconds(run.arm(other.name), "generation") for other in others}
-    worked = [(_writer(run, other), seconds) for other, seconds in elsewhere.items() if seconds]
+    elsewhere = [run.arm(other.name) for other in others]
     return ArmRun(
         arm=arm.name,
         store=run.arm(arm.name),
@@ -74,8 +74,8 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         context=InstanceContext(run_id, tasks, run.prompts, generation, model, _screens(run, work, held_out)),
         provenance={"run": run_id, "identity": run.loaded.identity_hash, "model": model},
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
-        spent_seconds=sum(elsewhere.values()) + run.seconds_beside_generation(),
-        spent_gpu_hours=sum(seconds * other.gpus * other.replicas for other, seconds in worked) / 3600,
+        spent_seconds=sum(session_seconds(arm, STAGE) for arm in elsewhere) + run.seconds_beside_generation(),
+        spent_gpu_hours=sum(session_total(arm, STAGE, "gpu_seconds") for arm in elsewhere) / 3600,
     )
 
 
@@ -147,6 +147,6 @@ def generate_arm(
         stages={name: task.fold.counts for name, task in fold.tasks.items()},
         dropped=total_dropped(fold.tasks.values()),
         tokens={stage: dict(counts) for stage, counts in state.tokens.items()},
-        seconds=session_seconds(run.store, "generation"),
+        seconds=session_seconds(run.store, STAGE),
         given_up=state.tombstones,
     )

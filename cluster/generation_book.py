@@ -36,11 +36,12 @@ class GenerationBook:
         self._show = show
         self._earlier_seconds = session_total(run.store, STAGE, "seconds")
         self._earlier_gpu_seconds = session_total(run.store, STAGE, "gpu_seconds")
-        self._started = time.monotonic()
-        self._metrics = SessionMetrics(run.store, STAGE, datetime.now(UTC))
+        self._started, self._session = time.monotonic(), datetime.now(UTC)
+        self._metrics = SessionMetrics(run.store, STAGE, self._session)
         self._ledger = TimeLedger()
         self._prometheus = Prometheus(run.recipe.run.name, run.arm, run.recipe.energy.prefill_weight)
         self._booked_at = self._detailed_at = -REPLICAS_SECONDS
+        self._unbooked: Noted | None = None
 
     @property
     def _seconds(self) -> float:
@@ -56,18 +57,22 @@ class GenerationBook:
         self._ledger.hear(progress.spent)
         noted = self._noted(progress)
         self._show(self._counters(noted))
-        if not last and self._seconds - self._booked_at < METRICS_SECONDS:
-            return
-        self._booked_at = self._seconds
-        detailed = last or self._booked_at - self._detailed_at >= REPLICAS_SECONDS
+        self._unbooked = noted
+        if last or self._seconds - self._booked_at >= METRICS_SECONDS:
+            self._write(noted, detailed=last or self._seconds - self._detailed_at >= REPLICAS_SECONDS)
+
+    def flush(self) -> None:
+        """Write what was noted, to the last."""
+        if self._unbooked is not None:
+            self._write(self._unbooked, detailed=True)
+        self._metrics.flush()
+
+    def _write(self, noted: Noted, *, detailed: bool) -> None:
+        self._booked_at, self._unbooked = self._seconds, None
         if detailed:
             self._detailed_at = self._booked_at
         self._metrics.book(self._line(noted, detailed=detailed))
         self._prometheus.publish(noted)
-
-    def flush(self) -> None:
-        """Write what was noted."""
-        self._metrics.flush()
 
     def limit_reached(self) -> str:
         """The limit of the recipe that is used up, in words; or empty."""
@@ -116,6 +121,7 @@ class GenerationBook:
         units = {"planned": progress.planned, "committed": progress.committed, "given_up": len(progress.given_up)}
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(),
+            "session": self._session.isoformat(),
             "stage": f"generate-{self._run.arm}",
             "seconds": self._booked_at,
             "gpu_seconds": self._gpu_seconds,

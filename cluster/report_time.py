@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,8 @@ def read_time(files: RunFiles, arm: str) -> dict[str, Any]:
 
 
 def _last_lines(lines: Sequence[Line]) -> list[Line]:
-    """The last line of each session: its clock begins again with the next."""
-    starts = [place for place, (a, b) in enumerate(pairwise(lines), start=1) if _clock(b) < _clock(a)]
-    return [lines[place - 1] for place in [*starts, len(lines)]] if lines else []
-
-
-def _clock(line: Line) -> float:
-    return number(line, "seconds") or 0.0
+    """The last line of each session."""
+    return list({line.get("session"): line for line in lines}.values())
 
 
 def _sum(lines: Sequence[Line], name: str) -> float:

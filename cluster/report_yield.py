@@ -81,7 +81,9 @@ def generation_speed(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _step(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float] | None:
     """What happened between two lines; None across a restart, where the stage's own clock begins again."""
-    if (number(after, "seconds") or 0.0) < (number(before, "seconds") or 0.0):
+    if after.get("session") != before.get("session") or (number(after, "seconds") or 0) < (
+        number(before, "seconds") or 0
+    ):
         return None
     return {
         "seconds": (moment(after["time"]) or 0.0) - (moment(before["time"]) or 0.0),

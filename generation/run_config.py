@@ -37,4 +37,6 @@ class LimitsConfig(Section):
     operations = frozenset({"wall_seconds", "gpu_hours"})
 
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Of all stages."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Of generation: GPUs of all replicas that the pool has, for as long as a driver generates, ready or not."""

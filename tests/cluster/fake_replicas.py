@@ -23,6 +23,7 @@ from generation.instances.flow import InstanceContext
 from generation.instances.plan import Bundle, Cell, FlowPlan, PlanRecord, parse_unit_id, unit_flows
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import ROW_SCHEMA, Row, row_id, rows_to_batch
+from generation.spent import Spent
 from generation.storage import Store, digest
 from generation.task import Task
 
@@ -67,12 +68,14 @@ class FakePool:
         faults: float = 0.0,
         ticks: int | None = None,
         reach: Callable[[Any], CoordinatorLink] = lambda link: link,
+        spent: Spent | None = None,
     ) -> None:
         self._write = write
         self._replicas = replicas
         self._faults = faults
         self._ticks = ticks
         self._reach = reach
+        self._spent = spent or Spent()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._rng = Random(1)
@@ -108,7 +111,7 @@ class FakePool:
     def _replica(self, name: str, rng: Random) -> None:
         shards = 0
         while not self._stop.is_set():
-            answer = self._coordinator.call("lease", name, Beat())
+            answer = self._coordinator.call("lease", name, Beat(spent=self._spent))
             if answer.leave:
                 return
             if answer.lease is None:
