@@ -1,20 +1,21 @@
 """Pools of replicas: start all at once, ask them, have them generate, replace those that die."""
 
-import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from cluster.asking import Asking, Chunk
-from cluster.coordinator_calls import RemoteCoordinator, cause_of
+from cluster.coordinator_calls import RemoteCoordinator
+from cluster.crew import Crew
 from cluster.energy_book import EnergyBook
-from cluster.pool_member import Member, is_death, start_member
+from cluster.pool_member import Member, error_of, is_death
 from cluster.protocol import GenerateJob
 from generation.engines.config import PoolConfig
-from generation.errors import EngineError, GaveUpError
+from generation.errors import EngineDeadError, RunLockedError, StorageError
 from generation.flows import FlowCall, FlowResult
+
+LEAST_RESTARTS = 5
 
 _CHUNKS_AT_ONCE = 2
 """Chunks of an ask in one replica, so that it has a next one while the first ends."""
@@ -22,8 +23,7 @@ _CHUNKS_AT_ONCE = 2
 _COORDINATOR = "coordinator"
 _LEAVE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
-
-_log = logging.getLogger(__name__)
+_PROGRESS_SECONDS = 10.0
 
 
 class Pool:
@@ -32,18 +32,22 @@ class Pool:
     Args:
         name: Of the pool; part of its replicas' names.
         config: Its section of the recipe.
-        max_restarts: Replicas that may die before the pool gives up.
+        max_restarts: Engines that may die within an hour, with nothing done in between, before the pool gives up. Default: 5, or the number
+            of replicas where that is more.
         energy: Where what its replicas use is booked.
     """
 
-    def __init__(self, name: str, config: PoolConfig, max_restarts: int = 5, energy: EnergyBook | None = None) -> None:
+    def __init__(
+        self, name: str, config: PoolConfig, max_restarts: int | None = None, energy: EnergyBook | None = None
+    ) -> None:
         self._name = name
         self._energy = energy
         self._config = config
-        self._max_restarts = max_restarts
-        self._deaths = 0
-        self._members: list[Member] = []
-        self._generation: tuple[GenerateJob, RemoteCoordinator] | None = None
+        limit = max(LEAST_RESTARTS, config.replicas) if max_restarts is None else max_restarts
+        self._crew = Crew(name, config, limit, self._on_gone)
+        self._generation: tuple[GenerateJob, Any] | None = None
+        self._progress: Any = None
+        self._progress_at, self._committed = 0.0, 0
 
     def __enter__(self) -> "Pool":
         return self
@@ -60,12 +64,13 @@ class Pool:
             EngineError: The engine cannot be built, or not in `start_timeout_seconds`.
             GaveUpError: Too many replicas died.
         """
-        self._members = [start_member(self._name, number, self._config) for number in range(self._config.replicas)]
+        self._crew.fill()
         deadline = time.monotonic() + self._config.start_timeout_seconds
-        while len(self._ready()) < wait_for:
+        while len(self._crew.ready()) < wait_for:
             if time.monotonic() > deadline:
-                raise self._too_slow()
+                raise self._crew.too_slow()
             self._look(timeout=1.0)
+            self._crew.tend()
 
     def ask(
         self,
@@ -85,11 +90,12 @@ class Pool:
             GaveUpError: Too many replicas died.
         """
         asking = Asking(calls, token_budget, self._config.replicas)
-        for member in self._ready():
+        self._crew.fill()
+        for member in self._crew.ready():
             member.watch()
         open_chunks: dict[Any, tuple[Member, Chunk]] = {}
         while not asking.done:
-            for member in self._ready():
+            for member in self._crew.ready():
                 while member.chunks < _CHUNKS_AT_ONCE and (chunk := asking.next_chunk()) is not None:
                     member.chunks += 1
                     open_chunks[member.handle.ask.remote(chunk.calls, chunk.budget)] = (member, chunk)
@@ -98,15 +104,19 @@ class Pool:
                 member.chunks -= 1
                 self._take(asking, reference, member, chunk)
                 on_results(asking.num_results)
-            self._replace_the_troubled()
+            self._tend()
+            for reference in [each for each, (member, _) in open_chunks.items() if member not in self._crew.members]:
+                asking.lose(open_chunks.pop(reference)[1])
         return asking.results()
 
     def start_generation(self, job: GenerateJob, coordinator: Any) -> None:
         """Have every replica, also those that are not ready yet, lease units from the coordinator actor until it is told to leave."""
-        self._generation = (job, RemoteCoordinator(coordinator))
+        self._generation = (job, coordinator)
+        self._progress, self._committed = None, 0
         if self._energy is not None:
             self._energy.watch(_COORDINATOR, coordinator, role="coordinator")
-        for member in self._ready():
+        self._crew.fill()
+        for member in self._crew.ready():
             self._generate(member)
 
     def tend(self, coordinator: Any) -> None:
@@ -115,11 +125,16 @@ class Pool:
         Raises:
             EngineError: No replica is left, and none became ready in `start_timeout_seconds`.
             GaveUpError: Too many replicas died.
+            StorageError: A replica could not write or commit; nor would another.
+            RunLockedError: Another driver has taken the run over.
         """
         if self._generation is not None:
-            self._generation = (self._generation[0], RemoteCoordinator(coordinator))
+            self._generation = (self._generation[0], coordinator)
+            self._look_for_progress(coordinator)
+            if self._config.gpus:
+                self._crew.release_idle()
         self._look(timeout=0)
-        self._replace_the_troubled()
+        self._tend()
 
     def stop_generation(self) -> None:
         """Have the replicas stop at once; what is not committed is dropped. One that does not listen is replaced."""
@@ -128,121 +143,105 @@ class Pool:
         self._generation = None
         if self._energy is not None:
             self._energy.release(_COORDINATOR)
-        busy = [member for member in self._members if member.generating is not None]
+        busy = [member for member in self._crew.members if member.generating is not None]
         for member in busy:
             member.handle.leave.remote()
         if busy:
             ray.wait([member.generating for member in busy], num_returns=len(busy), timeout=_LEAVE_SECONDS)
         self._look(timeout=0)
         for member in busy:
-            if member.generating is not None and member in self._members:
-                self._replace(member, f"did not stop in {_LEAVE_SECONDS:.0f} s")
+            if member.generating is not None:
+                self._crew.lose(member, EngineDeadError(f"did not stop in {_LEAVE_SECONDS:.0f} s"))
 
     def close(self) -> None:
         """Stop all replicas."""
         import ray
 
         if self._energy is not None:
-            self._energy.release(*(member.replica_id for member in self._members))
-        stopping = [member.handle.stop.remote() for member in self._ready()]
+            self._energy.release(*(member.replica_id for member in self._crew.members))
+        stopping = [member.handle.stop.remote() for member in self._crew.members if member.info is not None]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
-        for member in self._members:
-            ray.kill(member.handle)
-        self._members = []
-
-    def _ready(self) -> list[Member]:
-        return [member for member in self._members if member.info is not None]
+        self._crew.close()
 
     def _generate(self, member: Member) -> None:
-        if self._generation is not None and member.generating is None:
+        if self._generation is not None and member.generating is None and not member.draining:
             member.watch()
-            member.generating = member.handle.generate.remote(*self._generation)
+            job, coordinator = self._generation
+            member.generating = member.handle.generate.remote(job, RemoteCoordinator(coordinator))
 
     def _look(self, others: list[Any] | None = None, timeout: float = 0) -> list[Any]:
         """Wait for anything that the replicas were told to do, see to it, and return which of `others` are done."""
         import ray
 
-        watched = {member.starting: member for member in self._members if member.info is None}
-        watched |= {member.generating: member for member in self._members if member.generating is not None}
+        members = self._crew.members
+        watched = {member.starting: member for member in members if member.info is None}
+        watched |= {member.generating: member for member in members if member.generating is not None}
         references = [*watched, *(others or [])]
         if not references:
+            time.sleep(min(timeout, 0.1))  # all have failed, and are not due again yet
             return []
         done, _ = ray.wait(references, timeout=timeout)
         if timeout or len(references) > 1:  # collect whatever else is done by now
             done, _ = ray.wait(references, num_returns=len(references), timeout=0)
         for reference in done:
-            if reference in watched:
+            if reference in watched and watched[reference] in self._crew.members:
                 self._see_to(watched[reference], reference)
         return [reference for reference in done if reference not in watched]
 
     def _see_to(self, member: Member, reference: Any) -> None:
-        import ray
-
-        if member not in self._members:
-            return
-        starting = reference is member.starting
-        if not starting:
-            member.generating = None
-        try:
-            value: Any = ray.get(reference)
-        except Exception as error:  # noqa: BLE001 - any failure of a replica's long calls is a reason to replace it
-            cause = cause_of(error)
-            if starting and not is_death(cause) and not self._deaths and not self._ready():
-                raise cause from None
-            self._replace(member, str(cause))
-            return
-        if starting:
-            member.info = value
-            member.watch()
+        value, error = error_of(reference)
+        if reference is not member.starting:
+            self._see_to_end(member, error)
+        elif error is not None:
+            self._crew.failed_to_start(member, error)
+        else:
+            self._crew.joined(member, value)
             if self._energy is not None:
                 self._energy.watch(member.replica_id, member.handle, pool=self._name, loaded=value.loaded)
             self._generate(member)
 
+    def _see_to_end(self, member: Member, error: Exception | None) -> None:
+        """A replica's `generate` has ended."""
+        member.generating = None
+        if isinstance(error, StorageError | RunLockedError):
+            raise error
+        if error is not None:
+            self._crew.lose(member, error)
+        elif member.draining:
+            self._crew.release(member, "its node goes away")
+        elif self._generation is not None:
+            member.left = time.monotonic()
+
     def _take(self, asking: Asking, reference: Any, member: Member, chunk: Chunk) -> None:
+        value, error = error_of(reference)
+        if error is None:
+            asking.finish(chunk, value)
+            self._crew.deaths.progress()
+            return
+        if not is_death(error):
+            raise error
+        asking.lose(chunk)
+        self._crew.lose(member, error)
+
+    def _look_for_progress(self, coordinator: Any) -> None:
+        """Whether more is committed than when it last was looked. Never waits."""
         import ray
 
-        try:
-            asking.finish(chunk, ray.get(reference))
-        except Exception as error:  # noqa: BLE001 - raised again below, as the replica raised it
-            cause = cause_of(error)
-            if not is_death(cause):
-                raise cause from None
-            asking.lose(chunk)
-            if member in self._members:
-                self._replace(member, str(cause))
+        if self._progress is None and time.monotonic() - self._progress_at >= _PROGRESS_SECONDS:
+            self._progress, self._progress_at = coordinator.progress.remote(), time.monotonic()
+        elif self._progress is not None and ray.wait([self._progress], timeout=0)[0]:
+            progress, _ = error_of(self._progress)
+            self._progress = None
+            if progress is not None and progress.committed > self._committed:
+                self._committed = progress.committed
+                self._crew.deaths.progress()
 
-    def _replace_the_troubled(self) -> None:
+    def _tend(self) -> None:
         if self._energy is not None:
             self._energy.look()
-        for member in self._ready():
-            if reason := member.trouble():
-                self._replace(member, reason)
-        oldest = time.monotonic() - self._config.start_timeout_seconds
-        if all(member.info is None and member.started_at < oldest for member in self._members):
-            raise self._too_slow()  # their node may be gone for good: replacements would wait for ever
+        self._crew.tend()
 
-    def _replace(self, member: Member, reason: str) -> None:
-        import ray
-
-        self._deaths += 1
-        _log.warning("replica %s is gone (%d of pool '%s'): %s", member.replica_id, self._deaths, self._name, reason)
-        with suppress(Exception):
-            ray.kill(member.handle)
-        self._members.remove(member)
+    def _on_gone(self, member: Member, reason: str, blame: bool) -> None:
         if self._generation is not None:
-            self._generation[1].forget(member.replica_id, reason, blame=True)
-        if self._deaths > self._max_restarts:
-            raise GaveUpError(
-                f"pool '{self._name}': {self._deaths} replicas died, the last ({member.replica_id}): {reason}. "
-                "What is committed is kept; the same command goes on"
-            )
-        self._members.append(start_member(self._name, member.number, self._config))
-
-    def _too_slow(self) -> EngineError:
-        config = self._config
-        return EngineError(
-            f"pool '{self._name}': no replica was ready in {config.start_timeout_seconds:.0f} s; "
-            f"has the cluster a node with {config.gpus:g} free GPUs and {config.cpus:g} free CPUs? "
-            "Otherwise raise start_timeout_seconds"
-        )
+            self._generation[1].forget.remote(member.replica_id, reason, blame)

@@ -78,8 +78,9 @@ class ClusterConfig(Section):
     """A unit that is not committed by then is handed to another replica."""
     drain_seconds: Annotated[float, Field(gt=0)] = 20.0
     """How long a replica whose node goes away may take to leave. Kubernetes and Slurm kill about 30 s after they warn."""
-    max_replica_restarts: Annotated[int, Field(ge=0)] = 5
-    """Restarts per pool before the run gives up."""
+    max_replica_restarts: Annotated[int, Field(ge=0)] | None = None
+    """Engines of a pool that may die within an hour, with nothing committed in between, before the run gives up. Replicas that go with
+    their node do not count. Default: 5, or the number of replicas where that is more."""
     local_cpus: Count | None = None
     """CPUs that a local cluster offers. Default: those of the machine."""
 

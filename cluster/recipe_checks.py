@@ -179,7 +179,7 @@ def _length_mistakes(recipe: Recipe) -> list[str]:
         mistakes.append(f"generation.voting.rounds: {list(rounds)} must grow, such as [2, 4, 8]")
     large = recipe.pools.large if recipe.needs_large else None
     for name, pool in {"large": large, "small": recipe.pools.small}.items():
-        mistakes += _context_mistakes(name, pool) if pool else []
+        mistakes += [*_context_mistakes(name, pool), *_gpu_mistakes(name, pool)] if pool else []
     used = {
         "generation.draft": (recipe.pools.small, generation.draft),
         "generation.answer": (recipe.pools.small, generation.answer),
@@ -203,6 +203,20 @@ def _context_mistakes(name: str, pool: PoolConfig) -> list[str]:
     return [
         f"pools.{name}.engine.max_model_len: {engine.max_model_len} is more than the {longest} tokens that the model "
         "was made for; lower it"
+    ]
+
+
+def _gpu_mistakes(name: str, pool: PoolConfig) -> list[str]:
+    engine, key = pool.engine, f"pools.{name}.gpus"
+    if pool.gpus > 1 and pool.gpus % 1:
+        return [f"{key}: {pool.gpus:g} is neither a whole number of GPUs nor a part of one; correct it"]
+    if not isinstance(engine, VllmEngine) or not pool.gpus:
+        return []
+    wanted = engine.tensor_parallel * engine.pipeline_parallel
+    if max(pool.gpus, 1) == wanted:
+        return []
+    return [
+        f"{key}: is {pool.gpus:g}, but tensor_parallel x pipeline_parallel of the engine is {wanted}; set it to {wanted}"
     ]
 
 

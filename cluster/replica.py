@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from cluster.coordinator_calls import CoordinatorCalls
+from cluster.cores import claim_cores
 from cluster.energy import ProcessMeter, Reading
 from cluster.lease_loop import LeaseLoop, Place
 from cluster.protocol import GenerateJob
-from cluster.replica_process import bind_cores, die_together, exit_soon, in_actor, node_id, on_term
+from cluster.replica_process import die_together, exit_soon, in_actor, node_id, on_term
 from cluster.unit_work import UnitWork
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine
-from generation.engines.config import EngineConfig
+from generation.engines.config import EngineConfig, replicas_per_gpu
 from generation.errors import EngineDeadError
 from generation.flows import FlowCall, FlowResult
 from generation.pump import Pump
@@ -56,13 +57,11 @@ class Replica:
     Args:
         replica_id: Unique over all replicas of all drivers of a run: shards are named after it.
         engine: The engine's section of the recipe, with absolute paths.
-        place: (number, count) among the replicas of a CPU pool, to bind each to cores of its own; None: bind to nothing.
-        gpus: GPUs that it has; a fraction of one that it shares.
+        gpus: GPUs that it has; a fraction of one that it shares. Without any, it binds itself to as many cores as the engine has threads.
+        rung: How often an engine of its pool ran out of memory (`generation.engines.presets`).
     """
 
-    def __init__(
-        self, replica_id: str, engine: EngineConfig, place: tuple[int, int] | None = None, gpus: float = 0.0
-    ) -> None:
+    def __init__(self, replica_id: str, engine: EngineConfig, gpus: float = 0.0, rung: int = 0) -> None:
         self._replica_id = replica_id
         self._began = time.monotonic()
         self._meter = ProcessMeter(children=True, gpu_share=gpus)
@@ -72,10 +71,10 @@ class Replica:
             die_together()
             on_term(self._end)
         threads = getattr(engine, "threads", None)
-        if place is not None and threads is not None:
-            bind_cores(place, threads)
+        if not gpus and threads is not None and self._in_actor:
+            claim_cores(threads)
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
-        self._engine = build_engine(engine)
+        self._engine = build_engine(engine, replicas_per_gpu(gpus), rung)
         self._pump = Pump(self._engine)
         self._pump.start()
         self._shards = itertools.count()

@@ -1,4 +1,4 @@
-"""A replica's process: bound to cores, told when it is to end, and leaving nothing behind when it does."""
+"""A replica's process: told when it is to end, and leaving nothing behind when it does."""
 
 import ctypes
 import multiprocessing
@@ -14,20 +14,6 @@ _EXIT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _WATCHER = 'trap "" TERM INT HUP; read -r _; kill -KILL 0'
 """Waits for the end of its input, which is the end of the process that holds the other side, and kills the group of both."""
-
-
-def bind_cores(place: tuple[int, int], threads: int) -> bool:
-    """Bind this thread, and those that it starts, to `threads` cores that no other replica of the pool has.
-
-    Returns:
-        False where this machine has too few cores for the whole pool: then nothing is bound.
-    """
-    number, count = place
-    cores = sorted(os.sched_getaffinity(0))
-    if count * threads > len(cores):
-        return False
-    os.sched_setaffinity(0, cores[number * threads : (number + 1) * threads])
-    return True
 
 
 def in_actor() -> bool:

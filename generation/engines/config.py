@@ -117,4 +117,9 @@ class PoolConfig(Section):
     @property
     def replicas_per_gpu(self) -> int:
         """How many share one."""
-        return max(1, int(1 / self.gpus)) if self.gpus else 1
+        return replicas_per_gpu(self.gpus)
+
+
+def replicas_per_gpu(gpus: float) -> int:
+    """Replicas that share a GPU where each reserves so much of one."""
+    return max(1, int(1 / gpus)) if gpus else 1

@@ -9,7 +9,6 @@ import pytest
 from cluster.coordinator_link import coordinator_actor
 from cluster.energy_book import EnergyBook, read_windows
 from cluster.pools import Pool
-from cluster.replica import bind_cores
 from generation.engines.base import Request, Sampling
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import EngineError, GaveUpError
@@ -99,7 +98,7 @@ def test_generation_survives_a_killed_replica_and_commits_each_unit_once(tmp_pat
         while link.call("progress").committed < 5:
             pool.tend(link.handle)
             time.sleep(0.05)
-        victim = ray.get(pool._members[0].handle.ready.remote())
+        victim = ray.get(pool._crew.members[0].handle.ready.remote())
         os.kill(victim.pid, signal.SIGKILL)
         while link.call("progress").committed < 60:
             pool.tend(link.handle)
@@ -123,8 +122,10 @@ def test_a_pool_whose_last_replica_cannot_be_replaced_says_so_instead_of_waiting
     config = PoolConfig(engine=scripted(), cpus=0.5)
     with Pool("small", config) as pool:
         pool.start()
-        pool._config = config.model_copy(update={"cpus": 1000.0, "start_timeout_seconds": 1.0})  # its node is gone
-        os.kill(pool._members[0].info.pid, signal.SIGKILL)
+        pool._crew._config = config.model_copy(
+            update={"cpus": 1000.0, "start_timeout_seconds": 1.0}
+        )  # its node is gone
+        os.kill(pool._crew.members[0].info.pid, signal.SIGKILL)
         with pytest.raises(EngineError, match="no replica was ready"):
             pool.ask([FlowCall("a", where, ("q",))])
 
@@ -134,19 +135,3 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     engine = VllmEngine(model=str(tmp_path / "none"))
     with Pool("small", PoolConfig(engine=engine, cpus=0.5)) as pool, pytest.raises(EngineError, match="none: there is"):
         pool.start()
-
-
-def test_replicas_of_a_pool_are_bound_to_cores_of_their_own_where_there_are_enough():
-    cores = os.sched_getaffinity(0)
-    try:
-        bound = []
-        for number in range(len(cores)):
-            assert bind_cores((number, len(cores)), 1)
-            bound.append(os.sched_getaffinity(0))
-            os.sched_setaffinity(0, cores)
-        assert set().union(*bound) == cores
-        assert sum(map(len, bound)) == len(cores)
-        assert not bind_cores((0, len(cores) + 1), 1)
-        assert os.sched_getaffinity(0) == cores
-    finally:
-        os.sched_setaffinity(0, cores)

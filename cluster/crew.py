@@ -1,0 +1,249 @@
+"""The replicas that a pool has and shall have: started all at once, watched, and replaced when they or their nodes go."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from cluster.deaths import Deaths
+from cluster.nodes import NodeWatch
+from cluster.placement import needed, plan_placement
+from cluster.pool_member import Member, is_memory, is_unexplained, start_member
+from generation.engines.config import PoolConfig
+from generation.engines.presets import MAX_RUNG
+from generation.errors import EngineDeadError, EngineError, GaveUpError
+
+MEMORY_SECONDS = 10.0
+"""How long the memory of a dead engine may take to come free."""
+UNEXPLAINED_SECONDS = 3.0
+"""How much later than its actors Ray says that a node is dead."""
+IDLE_SECONDS = 60.0
+"""How long a replica on a GPU that has nothing more to do is kept for what comes next."""
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 5.0, 60.0
+
+_log = logging.getLogger(__name__)
+
+Gone = Callable[[Member, str, bool], None]
+
+
+class Crew:
+    """Members of one pool. One thread uses it.
+
+    Args:
+        name: Of the pool.
+        config: Its section of the recipe.
+        limit: Deaths within an hour, with nothing done in between, that are too many after one more.
+        on_gone: Told of each member that is gone, why, and whether its units may be to blame.
+    """
+
+    def __init__(self, name: str, config: PoolConfig, limit: int, on_gone: Gone) -> None:
+        self.members: list[Member] = []
+        self.deaths = Deaths(limit)
+        self._name = name
+        self._config = config
+        self._on_gone = on_gone
+        self._vacant: dict[int, float] = {}
+        self._failed_starts: dict[int, int] = {}
+        self._unexplained: list[tuple[float, Member, Exception]] = []
+        self._rung = 0
+        self._nodes = NodeWatch(name, needed(config))
+        self._was_ready = False
+        self._alone_since = self._began = time.monotonic()
+        self._said_missing = False
+
+    def ready(self) -> list[Member]:
+        """Those that take work."""
+        return [member for member in self.members if member.info is not None and not member.draining]
+
+    def fill(self) -> None:
+        """Have every place of the pool filled again, also those of replicas that had left."""
+        taken = {member.number for member in self.members if not member.draining} | self._vacant.keys()
+        if not taken:
+            self._alone_since = self._began = time.monotonic()
+        self._vacant |= {number: 0.0 for number in range(self._config.replicas) if number not in taken}
+        self._start_due()
+
+    def joined(self, member: Member, info: Any) -> None:
+        """Its engine is ready."""
+        member.info = info
+        member.watch()
+        self._was_ready = True
+        self._failed_starts.pop(member.number, None)
+
+    def tend(self) -> None:
+        """Look for members and nodes in trouble, and start what is due. Never waits.
+
+        Raises:
+            EngineError: No replica is left, and none became ready in `start_timeout_seconds`.
+            GaveUpError: Too many replicas died.
+        """
+        for member in self.members:
+            member.locate()
+        if self._nodes.due:
+            self._look_at_nodes()
+        for member in [member for member in self.members if member.info is not None]:
+            if reason := member.trouble():
+                self.lose(member, EngineDeadError(reason))
+        self._explain()
+        self._start_due()
+        self._say_who_is_missing()
+
+    def lose(self, member: Member, error: Exception) -> None:
+        """It is dead, or must be: kill it for good, and start another.
+
+        Raises:
+            EngineError: No replica could ever be started.
+            GaveUpError: Too many replicas died.
+        """
+        if member not in self.members:
+            return
+        self._remove(member)
+        if is_unexplained(error) and not is_memory(error) and not member.draining:
+            self._vacant[member.number] = 0.0
+            self._unexplained.append((time.monotonic() + UNEXPLAINED_SECONDS, member, error))
+            self._look_at_nodes()
+            self._explain()
+        elif member.draining or isinstance(error, GaveUpError):
+            self._node_went(member, str(error))
+        else:
+            self._engine_died(member, error)
+
+    def failed_to_start(self, member: Member, error: Exception) -> None:
+        """Its engine cannot be built. Others may be, on better nodes.
+
+        Raises:
+            EngineError: No replica could ever be started.
+            GaveUpError: Too many failed, and no other is ready.
+        """
+        if is_memory(error) or not isinstance(error, EngineError):
+            self.lose(member, error)
+            return
+        self._remove(member)
+        self._bad_start(member, error)
+
+    def release(self, member: Member, reason: str) -> None:
+        """It is done, and its place is not filled again before `fill`."""
+        self._remove(member)
+        self._on_gone(member, reason, False)
+
+    def release_idle(self) -> None:
+        """Free the GPUs of those that have left a while ago."""
+        for member in self.ready():
+            if member.left is not None and member.idle and time.monotonic() - member.left > IDLE_SECONDS:
+                self.release(member, "nothing is left to do")
+
+    def close(self) -> None:
+        """Kill all."""
+        for member in list(self.members):
+            self._remove(member)
+        self._vacant, self._unexplained = {}, []
+
+    def too_slow(self) -> EngineError:
+        """An error for when none becomes ready."""
+        config = self._config
+        return EngineError(
+            f"pool '{self._name}': no replica was ready in {config.start_timeout_seconds:.0f} s; "
+            f"has the cluster a node with {config.gpus:g} free GPUs and {config.cpus:g} free CPUs? "
+            "Otherwise raise start_timeout_seconds"
+        )
+
+    def _engine_died(self, member: Member, error: Exception) -> None:
+        short, now = is_memory(error), time.monotonic()
+        if short and member.rung < MAX_RUNG:
+            self._rung = max(self._rung, member.rung + 1)
+            _log.warning(
+                "replica %s ran out of memory; pool '%s' goes on with %d of %d steps less: %s",
+                member.replica_id, self._name, self._rung, MAX_RUNG, error,
+            )  # fmt: skip
+            self._vacant[member.number] = now + MEMORY_SECONDS
+            self._on_gone(member, str(error), False)
+        elif short and member.info is None:
+            self._bad_start(member, error)
+        else:
+            self._vacant[member.number] = 0.0
+            self._count(member, error)
+
+    def _bad_start(self, member: Member, error: Exception) -> None:
+        starting = any(each.info is None for each in self.members)
+        if not self._was_ready and not starting:
+            raise error
+        tries = self._failed_starts[member.number] = self._failed_starts.get(member.number, 0) + 1
+        self._vacant[member.number] = time.monotonic() + min(_RETRY_SECONDS * 2**tries, _MAX_RETRY_SECONDS)
+        if self.ready() or starting:
+            _log.warning("replica %s cannot start; the others go on: %s", member.replica_id, error)
+            self.deaths.blame_node(member.node, time.monotonic())
+            self._on_gone(member, str(error), False)
+        else:
+            self._count(member, error)
+
+    def _count(self, member: Member, error: Exception) -> None:
+        self.deaths.add(member.node, time.monotonic())
+        count = self.deaths.fruitless
+        _log.warning("replica %s is gone (%d of pool '%s'): %s", member.replica_id, count, self._name, error)
+        self._on_gone(member, str(error), True)
+        if self.deaths.too_many:
+            raise GaveUpError(
+                f"pool '{self._name}': {count} replicas died and nothing was done in between, the last "
+                f"({member.replica_id}): {error}. What is committed is kept; the same command goes on"
+            )
+
+    def _explain(self) -> None:
+        """Count the deaths that no death of a node explains."""
+        waiting, self._unexplained = self._unexplained, []
+        for due, member, error in waiting:
+            if self._nodes.is_gone(member.node):
+                self._node_went(member, str(error))
+            elif time.monotonic() < due:
+                self._unexplained.append((due, member, error))
+            else:
+                self._count(member, error)
+
+    def _look_at_nodes(self) -> None:
+        self._nodes.look()
+        for member in list(self.members):
+            if self._nodes.is_gone(member.node):
+                self._remove(member)
+                self._node_went(member, "its node is gone")
+            elif self._nodes.goes_away(member.node) and not member.draining:
+                _log.warning("the node of replica %s goes away; it finishes what it can", member.replica_id)
+                member.drain()
+                self._vacant[member.number] = 0.0
+            elif member.draining and member.idle:
+                self._remove(member)
+                self._node_went(member, "its node goes away")
+
+    def _node_went(self, member: Member, reason: str) -> None:
+        _log.warning("replica %s went with its node: %s", member.replica_id, reason)
+        if not member.draining:
+            self._vacant[member.number] = 0.0
+        self._on_gone(member, reason, False)
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        due = [number for number, at in self._vacant.items() if at <= now]
+        if not due:
+            return
+        placement = plan_placement(self._config, self._nodes.avoid(self.deaths.by_node(now)))
+        for number in due:
+            del self._vacant[number]
+            self.members.append(start_member(self._name, number, self._config, placement, self._rung))
+
+    def _say_who_is_missing(self) -> None:
+        ready, now = len(self.ready()), time.monotonic()
+        if ready:
+            self._alone_since = now
+        elif now - self._alone_since > self._config.start_timeout_seconds:
+            raise self.too_slow()  # their node may be gone for good: replacements would wait for ever
+        late = now - self._began > self._config.start_timeout_seconds
+        if late and ready < self._config.replicas and not self._said_missing:
+            self._said_missing = True
+            _log.warning(
+                "pool '%s': %d of %d replicas are ready after %.0f s; the work goes on with them",
+                self._name, ready, self._config.replicas, self._config.start_timeout_seconds,
+            )  # fmt: skip
+
+    def _remove(self, member: Member) -> None:
+        self.members.remove(member)
+        with suppress(Exception):  # it may be dead, and so may its node
+            member.end()
