@@ -84,7 +84,7 @@ class ScriptedEngine(Section):
 
     kind: Literal["scripted"]
     replies: tuple[str, ...] = ("ok",)
-    """The completion of a prompt is one of these, chosen by its hash."""
+    """The completion of a prompt is one of these, chosen by its hash; `{random}` in it differs each time, as sampled text does."""
     seconds_per_step: Annotated[float, Field(ge=0)] = 0.0
     max_in_flight: Count = 64
     fail_prompts_with: str | None = None

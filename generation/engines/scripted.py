@@ -1,5 +1,6 @@
 """The scripted engine: deterministic answers by prompt hash, with planted faults. For fault tests and scheduling benchmarks."""
 
+import secrets
 import time
 from collections.abc import Sequence
 
@@ -40,7 +41,8 @@ class ScriptedModel:
         if not prompt:
             raise RequestError("the prompt is empty")
         replies = self._config.replies
-        words = replies[int(digest(prompt), 16) % len(replies)].split(" ")
+        reply = replies[int(digest(prompt), 16) % len(replies)].replace("{random}", secrets.token_hex(8))
+        words = reply.split(" ")
         kept = words[: request.sampling.max_output_tokens]
         completion = Completion(
             " ".join(kept),
