@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Story:
         done: Faults that have happened, by kind.
         refused: Second drivers that ended as they should.
         restarts: Drivers that ended because they could not write.
+        seconds: How long it took.
     """
 
     nodes: Nodes
@@ -47,6 +48,7 @@ class Story:
     done: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     restarts: int = 0
+    seconds: float = 0.0
     _driver: subprocess.Popen[bytes] | None = None
     _drivers: int = 0
     _segments: set[str] = field(default_factory=set)
@@ -72,6 +74,7 @@ class Story:
                 self._undo(time.monotonic())
                 time.sleep(_LOOK_SECONDS)
         finally:
+            self.seconds = time.monotonic() - began
             self._undo(float("inf"))
             if self._driver is not None and self._driver.poll() is None:
                 self._driver.kill()
@@ -124,26 +127,33 @@ class Story:
 
     def _happen(self, fault: Fault) -> bool:
         """Let a fault happen; False where it cannot yet."""
-        match fault.kind:
-            case "replica killed":
-                return self._signal(fault, "ray::Replica", signal.SIGKILL) is not None
-            case "coordinator killed":
-                return self._signal(fault, "ray::Coordinator", signal.SIGKILL) is not None
-            case "replica stopped past its lease":
-                pid = self._signal(fault, "ray::Replica", signal.SIGSTOP)
-                if pid is not None:
-                    self._in(LEASE_SECONDS * 2, lambda: signal_if_there(pid, signal.SIGCONT))
-                return pid is not None
-            case "commit answer lost":
-                return self._lose_an_answer(fault)
-            case "node killed":
-                return self._kill_node(fault)
-            case "disk full":
-                return self._fill_disk()
-            case "driver killed":
-                return self._kill_driver()
-            case _:
-                return self._start_second_driver()
+        return {
+            "replica killed": self._kill_replica,
+            "engine killed": self._kill_engine,
+            "replica stopped past its lease": self._stop_replica,
+            "coordinator killed": self._kill_coordinator,
+            "commit answer lost": self._lose_an_answer,
+            "node killed": self._kill_node,
+            "disk full": self._fill_disk,
+            "driver killed": self._kill_driver,
+            "second driver": self._start_second_driver,
+        }[fault.kind](fault)
+
+    def _kill_replica(self, fault: Fault) -> bool:
+        return self._signal(fault, "ray::Replica", signal.SIGKILL) is not None
+
+    def _kill_engine(self, fault: Fault) -> bool:
+        """vLLM's engine core is a process of its own below the replica, where the recipe says so."""
+        return self._signal(fault, "VLLM::EngineCore", signal.SIGKILL) is not None
+
+    def _kill_coordinator(self, fault: Fault) -> bool:
+        return self._signal(fault, "ray::Coordinator", signal.SIGKILL) is not None
+
+    def _stop_replica(self, fault: Fault) -> bool:
+        pid = self._signal(fault, "ray::Replica", signal.SIGSTOP)
+        if pid is not None:
+            self._in(LEASE_SECONDS * 2, lambda: signal_if_there(pid, signal.SIGCONT))
+        return pid is not None
 
     def _signal(self, fault: Fault, title: str, number: signal.Signals) -> int | None:
         victims = self.nodes.titled(title)
@@ -169,7 +179,7 @@ class Story:
         self._in(NODE_AWAY_SECONDS, self.nodes.add_worker)
         return True
 
-    def _fill_disk(self) -> bool:
+    def _fill_disk(self, fault: Fault) -> bool:
         assert self.disk is not None
         self.disk.fill()
         self._full = True
@@ -181,7 +191,7 @@ class Story:
         self.disk.free()
         self._full = False
 
-    def _kill_driver(self) -> bool:
+    def _kill_driver(self, fault: Fault) -> bool:
         assert self._driver is not None
         if self._full or self._driver.poll() is not None:
             return False
@@ -190,7 +200,7 @@ class Story:
         self._start_driver()
         return True
 
-    def _start_second_driver(self) -> bool:
+    def _start_second_driver(self, fault: Fault) -> bool:
         """Another driver on the same run is refused, and told so, while the first goes on."""
         assert self._driver is not None
         if self._full or not self.nodes.titled("ray::Coordinator"):
@@ -202,7 +212,14 @@ class Story:
         return True
 
 
-def psi_command(recipe: Path, nodes: Nodes, folder: Path, *overrides: str) -> list[str]:
-    """The command that generates a run on a cluster."""
+def psi_command(recipe: Path, nodes: Nodes, folder: Path, psi: Sequence[str] = (PSI,)) -> list[str]:
+    """The command that generates a run on a cluster.
+
+    Args:
+        recipe: Its recipe.
+        nodes: The cluster.
+        folder: Its run folder.
+        psi: What stands for `psi`.
+    """
     where = [f"cluster.address={nodes.address}", f"run.output={folder}", f"run.scratch={folder.parent / 'scratch'}"]
-    return [PSI, "generate", str(recipe), *where, *overrides]
+    return [*psi, "generate", str(recipe), *where]

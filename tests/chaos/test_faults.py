@@ -1,0 +1,51 @@
+"""Short stories: a few faults each, on real Ray nodes. The long ones are in `test_long.py`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import check_run
+from tests.chaos.disk import own_disk
+from tests.chaos.faults import KINDS, Fault, draw_faults
+from tests.chaos.nodes import Nodes, ray_nodes
+from tests.chaos.recipes import RUN_ID, scripted_recipe
+from tests.chaos.story import Story, psi_command
+
+SEED = 1
+ROWS, UNITS = 900, 500
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes(workers=2, cpus=3) as nodes:
+        yield nodes
+
+
+def test_a_run_to_which_something_of_each_kind_happens_has_exactly_its_rows(tmp_path: Path, nodes: Nodes):
+    recipe = scripted_recipe(tmp_path, ROWS)
+    with own_disk(tmp_path / "run") as disk:
+        kinds = [kind for kind in KINDS if kind != "disk full" or disk]
+        faults = draw_faults(SEED, UNITS, len(kinds), kinds)
+        story = Story(nodes, tmp_path / "run", psi_command(recipe, nodes, tmp_path / "run"), faults, disk)
+        assert story.tell() == 0, story.said()
+        assert check_run(tmp_path / "run", RUN_ID, ROWS) == []
+    assert story.refused == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kinds"),
+    [
+        ("lists-again", ["replica stopped past its lease", *["commit answer lost"] * 3]),
+        ("forgets", ["coordinator killed"]),
+    ],
+)
+def test_a_planted_mistake_in_the_commit_rule_is_found(tmp_path: Path, nodes: Nodes, mistake: str, kinds: list[str]):
+    recipe, run = scripted_recipe(tmp_path, ROWS // 2), tmp_path / "run"
+    faults = [Fault(40 * (number + 1), kind, 0.5) for number, kind in enumerate(kinds)]
+    psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
+    story = Story(nodes, run, psi_command(recipe, nodes, run, psi), faults)
+    story.tell()
+    found = check_run(run, RUN_ID, ROWS // 2)
+    assert any("settled 2 times" in violation for violation in found), found
