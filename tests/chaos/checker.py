@@ -1,7 +1,8 @@
 """Looks at a run folder from the outside, and says what is wrong with it.
 
-Reads files with json and pyarrow alone: a mistake in our own reading code must not hide one in our writing code. Every planned unit is
-visible exactly once, whole, or has a tombstone; the dataset has exactly its rows, and each of them is visible.
+Reads files with json and pyarrow alone: a mistake in our own reading code must not hide one in our writing code; only at the end it compares
+what it found with what our reader sees. Every planned unit is visible exactly once, whole, or has a tombstone; the dataset has exactly its
+rows, and each of them is visible.
 """
 
 import hashlib
@@ -16,8 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_SEGMENT = re.compile(r"(\d{6})-(\d{6})\.jsonl")
-_FINISHED = re.compile(r"shard-.*\.arrow|.*\.jsonl|incarnation-\d{6}\.json")
+from generation.errors import StorageError
+from generation.manifest import replay
+from generation.storage import Store
+
+_FINISHED = re.compile(r"(shard|part)-.*\.arrow|.*\.jsonl|(incarnation|snapshot)-.*\.json")
 _DATASET = "dataset/round-0"
 
 
@@ -50,13 +54,14 @@ class Lines:
         return self.tombstones + Counter({unit: len(places) for unit, places in self.places.items()})
 
 
-def check_run(folder: Path, run_id: str, target: int | None = None) -> list[str]:
+def check_run(folder: Path, run_id: str, target: int | None = None, history: Path | None = None) -> list[str]:
     """Everything that is wrong with the generated rows of a run that has ended.
 
     Args:
         folder: The arm's run folder.
         run_id: What its row ids were made with.
         target: Rows of each task that its dataset must have; None where it was not sealed.
+        history: Copies of segments, kept before snapshots made them superfluous.
 
     Returns:
         Violations, one line each; empty where all is well.
@@ -64,12 +69,12 @@ def check_run(folder: Path, run_id: str, target: int | None = None) -> list[str]
     found: list[str] = []
     records = _records(folder)
     planned = {unit: record["flows_per_unit"] for record in records for unit in _units(record)}
-    manifest = read_manifest(folder, found)
+    manifest = read_manifest([history, folder / "manifest"] if history else [folder / "manifest"], found)
     found += [f"plan: record {place} has index {r['index']}" for place, r in enumerate(records) if r["index"] != place]
     strange = manifest.settled().keys() - planned.keys()
     found += [f"unit {unit} is in the manifest and not in the plan" for unit in sorted(strange)]
     visible = _visible_rows(run_id, planned, manifest, _open_shards(folder, manifest, found), found)
-    found += _unfinished(folder)
+    found += _unfinished(folder) + _read_otherwise(folder, manifest)
     if target is not None:
         rows = _dataset_rows(folder)
         found += _wrong_dataset(rows, {record["task"]: target for record in records}, visible)
@@ -78,17 +83,23 @@ def check_run(folder: Path, run_id: str, target: int | None = None) -> list[str]
     return found
 
 
-def read_manifest(folder: Path, found: list[str]) -> Lines:
+def read_manifest(folders: list[Path], found: list[str]) -> Lines:
     """What counts: what the newest incarnation took over, and its own segments. No incarnation may settle what was settled before it."""
-    segments: dict[int, list[list[Any]]] = {}
-    for path in sorted((folder / "manifest").glob("*.jsonl")):
-        if match := _SEGMENT.fullmatch(path.name):
-            segments.setdefault(int(match[1]), []).append(_lines(path))
+    segments: dict[int, dict[int, list[Any]]] = {}
+    for path in (path for folder in folders for path in folder.glob("*.jsonl")):
+        incarnation, number = map(int, path.stem.split("-"))
+        segments.setdefault(incarnation, {})[number] = _lines(path)
+    counting: dict[int, list[tuple[int, int]]] = {}
     manifest = Lines()
     for incarnation, own in sorted(segments.items()):
-        manifest = _inherited(folder, own[0][0], segments, found)
-        for segment in own:
-            manifest.add(segment)
+        numbers = [(incarnation, number) for number in range(1, max(own) + 1)]
+        counting[incarnation] = _taken_over(own[1][0], counting) + numbers
+        manifest = Lines()
+        for each, number in counting[incarnation]:
+            if number in segments[each]:
+                manifest.add(segments[each][number])
+            else:
+                found.append(f"manifest: segment {number} of incarnation {each} counts and is not there")
         for unit, count in manifest.settled().items():
             if count > 1:
                 places = [file for file, _, _ in manifest.places.get(unit, [])]
@@ -96,18 +107,32 @@ def read_manifest(folder: Path, found: list[str]) -> Lines:
     return manifest
 
 
-def _inherited(folder: Path, header: dict[str, Any], segments: dict[int, list[list[Any]]], found: list[str]) -> Lines:
-    """What an incarnation found when it took over, as its first line names it."""
-    lines = Lines()
+def _taken_over(header: dict[str, Any], counting: dict[int, list[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Segments that an incarnation found, as its first line names them. A snapshot stands for one's segments up to a number, and all before."""
+    taken: list[tuple[int, int]] = []
     if header["snapshot"]:
-        lines.add(_lines(folder / "manifest" / header["snapshot"]))
-    for incarnation, end in header["read"]:
-        there = segments.get(incarnation, [])[:end]
-        if len(there) < end:
-            found.append(f"manifest: {len(there)} segments of incarnation {incarnation} are there, {end} were read")
-        for segment in there:
-            lines.add(segment)
-    return lines
+        incarnation, end = map(int, header["snapshot"].removesuffix(".json").split("-")[1:])
+        taken += [(each, number) for each, number in counting[incarnation] if each < incarnation or number <= end]
+    for incarnation, first, end in header["read"]:
+        taken += [(incarnation, number) for number in range(first, end + 1)]
+    return taken
+
+
+def _read_otherwise(folder: Path, manifest: Lines) -> list[str]:
+    """Where our own reader, which starts from snapshots, sees something else."""
+    try:
+        state = replay(Store(str(folder))).state
+    except StorageError as error:
+        return [f"our own reader cannot read the manifest: {error}"]
+    seen = {unit: (place.file, place.start, place.end) for unit, place in state.places.items()}
+    differ = [
+        unit for unit in seen.keys() | manifest.places.keys() if manifest.places.get(unit, [None])[0] != seen.get(unit)
+    ]
+    found = [f"unit {unit} is read at {seen.get(unit)}, listed at {manifest.places.get(unit)}" for unit in differ]
+    given_up = state.tombstones.keys() ^ manifest.tombstones.keys()
+    return found + [
+        f"unit {unit} is given up for our reader or in the segments, not for both" for unit in sorted(given_up)
+    ]
 
 
 def _open_shards(folder: Path, manifest: Lines, found: list[str]) -> dict[str, pa.Table]:

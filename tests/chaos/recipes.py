@@ -8,7 +8,7 @@ RUN = "chaos"
 RUN_ID = f"{RUN}/psi"
 POISON = "poison"
 """The word whose prompts kill the scripted engine."""
-LEASE_SECONDS = 4.0
+LEASE_SECONDS = 3.0
 
 
 def scripted_recipe(folder: Path, rows: int, cells: int = 50, poison: bool = False) -> Path:

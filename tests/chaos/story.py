@@ -18,8 +18,8 @@ from tests.end_to_end.live_run import PSI, ROOT
 
 STALL_SECONDS = 120.0
 """Without a committed unit for so long, the run hangs."""
-DISK_FULL_SECONDS = 6.0
-NODE_AWAY_SECONDS = 8.0
+DISK_FULL_SECONDS = 4.0
+NODE_AWAY_SECONDS = 5.0
 LOCKED, STORAGE = 5, 4
 _LOOK_SECONDS = 0.02
 
@@ -56,8 +56,14 @@ class Story:
     _later: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
     _full: bool = False
 
+    @property
+    def history(self) -> Path:
+        """Where copies of all segments are kept: snapshots make them superfluous, and the checker wants them."""
+        return self.folder.parent / "segments"
+
     def tell(self) -> int:
         """Run to the end; returns the code of the last driver."""
+        self.history.mkdir()
         waiting = list(self.faults)
         self._start_driver()
         moved, began = time.monotonic(), time.monotonic()
@@ -73,6 +79,7 @@ class Story:
                     print(f"{time.monotonic() - began:6.1f} s {len(self._units):6} units: {fault.kind}", flush=True)  # noqa: T201
                 self._undo(time.monotonic())
                 time.sleep(_LOOK_SECONDS)
+            self._look()
         finally:
             self.seconds = time.monotonic() - began
             self._undo(float("inf"))
@@ -113,7 +120,9 @@ class Story:
             return
         for name in sorted(names - self._segments):
             self._segments.add(name)
-            lines = [json.loads(line) for line in (self.folder / "manifest" / name).read_text().splitlines()]
+            content = (self.folder / "manifest" / name).read_text()
+            (self.history / name).write_text(content)
+            lines = [json.loads(line) for line in content.splitlines()]
             self._units.update(unit for line in lines for unit, _, _ in line.get("units", []))
 
     def _undo(self, now: float) -> None:

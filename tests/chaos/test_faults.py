@@ -30,7 +30,7 @@ def test_a_run_to_which_something_of_each_kind_happens_has_exactly_its_rows(tmp_
         faults = draw_faults(SEED, UNITS, len(kinds), kinds)
         story = Story(nodes, tmp_path / "run", psi_command(recipe, nodes, tmp_path / "run"), faults, disk)
         assert story.tell() == 0, story.said()
-        assert check_run(tmp_path / "run", RUN_ID, ROWS) == []
+        assert check_run(tmp_path / "run", RUN_ID, ROWS, story.history) == []
     assert story.refused == 1
 
 
@@ -47,5 +47,5 @@ def test_a_planted_mistake_in_the_commit_rule_is_found(tmp_path: Path, nodes: No
     psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
     story = Story(nodes, run, psi_command(recipe, nodes, run, psi), faults)
     story.tell()
-    found = check_run(run, RUN_ID, ROWS // 2)
+    found = check_run(run, RUN_ID, ROWS // 2, story.history)
     assert any("settled 2 times" in violation for violation in found), found
