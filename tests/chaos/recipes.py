@@ -11,7 +11,9 @@ POISON = "poison"
 LEASE_SECONDS = 3.0
 
 
-def scripted_recipe(folder: Path, rows: int, cells: int = 50, poison: bool = False) -> Path:
+def scripted_recipe(
+    folder: Path, rows: int, cells: int = 50, poison: bool = False, seconds_per_step: float = 0.01
+) -> Path:
     """A recipe of one task whose instances cost next to nothing: each draft has an input of its own, some are rejected.
 
     Args:
@@ -19,6 +21,7 @@ def scripted_recipe(folder: Path, rows: int, cells: int = 50, poison: bool = Fal
         rows: Its target.
         cells: Words to spread the plan over; one of them is poison, where that is asked for.
         poison: Whether prompts of one cell kill the engine.
+        seconds_per_step: How long the engine takes to answer all that it has.
     """
     words = [f"place {number}" for number in range(cells - poison)] + [f"the {POISON} cupboard"] * poison
     good = "<input>{random}</input> <answer>yes</answer>"
@@ -26,7 +29,7 @@ def scripted_recipe(folder: Path, rows: int, cells: int = 50, poison: bool = Fal
         "kind": "scripted",
         "replies": [good] * 9 + ["nothing"],
         "max_in_flight": 16,
-        "seconds_per_step": 0.01,
+        "seconds_per_step": seconds_per_step,
     }
     if poison:
         engine["die_on_prompts_with"] = POISON
