@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 
-.PHONY: run test check bench evidence clean
+.PHONY: run test chaos check bench evidence clean
 
 run: $(READY)
 	$(BIN)/psi run recipes/miniature/recipe.toml
@@ -16,6 +16,10 @@ evidence: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The long stories of tests/chaos: several minutes of faults. Another story: make chaos SEED=7
+chaos: $(READY)
+	PSI_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -m chaos -s tests/chaos
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -4,8 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,8 +41,15 @@ class Nodes:
         return self._cluster.address
 
     def add_worker(self) -> None:
-        """One more node."""
-        self.workers.append(self._cluster.add_node(num_cpus=self._cpus, **self._common()))
+        """One more node. Ray waits half a minute for it, which a machine with much else to do may take: then it is asked again."""
+        for last in (False, False, True):
+            try:
+                self.workers.append(self._cluster.add_node(num_cpus=self._cpus, **self._common()))
+            except Exception:
+                if last:
+                    raise
+            else:
+                return
 
     def kill_worker(self, number: int) -> None:
         """Kill a node's raylet with -9; what belongs to it must end by itself."""
@@ -79,16 +85,6 @@ def signal_if_there(pid: int, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def until(what: str, look: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Look until there is something to see."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"no {what} in {seconds:.0f} s")
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """Recipes for fault tests: a run of the scripted engine that makes units by the thousand, and one of real vLLM."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.end_to_end.live_run import PSI
 
 RUN = "chaos"
 RUN_ID = f"{RUN}/psi"
@@ -44,6 +47,22 @@ def scripted_recipe(
         "cluster": {"lease_seconds": LEASE_SECONDS, "max_replica_restarts": 10_000},
     }  # fmt: skip
     return _write(folder, sections)
+
+
+def psi_command(
+    recipe: Path, address: str, folder: Path, overrides: Sequence[str] = (), psi: Sequence[str] = (PSI,)
+) -> list[str]:
+    """The command that generates a run on a cluster.
+
+    Args:
+        recipe: Its recipe.
+        address: Of the Ray cluster.
+        folder: Its run folder.
+        overrides: Of the recipe.
+        psi: What stands for `psi`.
+    """
+    where = [f"cluster.address={address}", f"run.output={folder}", f"run.scratch={folder.parent / 'scratch'}"]
+    return [*psi, "generate", str(recipe), *overrides, *where]
 
 
 def _write(folder: Path, sections: dict[str, Any]) -> Path:

@@ -6,17 +6,19 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pyarrow as pa
 
 from tests.chaos.disk import Disk
 from tests.chaos.faults import Fault
 from tests.chaos.nodes import ENVIRONMENT, Nodes, signal_if_there
 from tests.chaos.recipes import LEASE_SECONDS
-from tests.end_to_end.live_run import PSI, ROOT
+from tests.end_to_end.live_run import ROOT
 
-STALL_SECONDS = 120.0
+STALL_SECONDS = 240.0
 """Without a committed unit for so long, the run hangs."""
 DISK_FULL_SECONDS = 4.0
 NODE_AWAY_SECONDS = 5.0
@@ -52,7 +54,7 @@ class Story:
     _driver: subprocess.Popen[bytes] | None = None
     _drivers: int = 0
     _segments: set[str] = field(default_factory=set)
-    _units: set[str] = field(default_factory=set)
+    _units: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     _later: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
     _full: bool = False
 
@@ -89,6 +91,18 @@ class Story:
         assert not waiting, f"the run ended before {len(waiting)} of its faults"
         return code
 
+    def summary(self) -> str:
+        """How it went, in a few lines."""
+        rows = [pa.ipc.open_file(path.read_bytes()).read_all().num_rows for path in self.folder.glob("rows/*/*.arrow")]
+        visible = {unit: end - start for unit, start, end in self._units.values()}
+        vain = 1 - sum(visible.values()) / max(1, sum(rows))
+        faults = "\n".join(f"  {count:5}  {kind}" for kind, count in sorted(self.done.items()))
+        return (
+            f"{faults}\n  {self.done.total():5}  faults over {len(self._units):,} units in {self.seconds:.0f} s\n"
+            f"  {self._drivers:5}  drivers, of which {self.restarts} ended because they could not write\n"
+            f"  {vain:5.1%}  of the rows that were written are visible in another shard"
+        )
+
     def said(self) -> str:
         """The end of what each driver has said."""
         logs = sorted(self.folder.parent.glob("driver-*.log"))
@@ -123,7 +137,7 @@ class Story:
             content = (self.folder / "manifest" / name).read_text()
             (self.history / name).write_text(content)
             lines = [json.loads(line) for line in content.splitlines()]
-            self._units.update(unit for line in lines for unit, _, _ in line.get("units", []))
+            self._units |= {place[0]: tuple(place) for line in lines for place in line.get("units", [])}
 
     def _undo(self, now: float) -> None:
         due = [undo for when, undo in self._later if when <= now]
@@ -219,16 +233,3 @@ class Story:
         assert other.returncode == LOCKED, f"a second driver ended with {other.returncode}: {other.stderr}"
         self.refused += 1
         return True
-
-
-def psi_command(recipe: Path, nodes: Nodes, folder: Path, psi: Sequence[str] = (PSI,)) -> list[str]:
-    """The command that generates a run on a cluster.
-
-    Args:
-        recipe: Its recipe.
-        nodes: The cluster.
-        folder: Its run folder.
-        psi: What stands for `psi`.
-    """
-    where = [f"cluster.address={nodes.address}", f"run.output={folder}", f"run.scratch={folder.parent / 'scratch'}"]
-    return [*psi, "generate", str(recipe), *where]

@@ -10,8 +10,8 @@ from tests.chaos.checker import check_run
 from tests.chaos.disk import own_disk
 from tests.chaos.faults import KINDS, Fault, draw_faults
 from tests.chaos.nodes import Nodes, ray_nodes
-from tests.chaos.recipes import RUN_ID, scripted_recipe
-from tests.chaos.story import Story, psi_command
+from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
+from tests.chaos.story import Story
 
 SEED = 1
 ROWS, UNITS = 900, 500
@@ -28,7 +28,7 @@ def test_a_run_to_which_something_of_each_kind_happens_has_exactly_its_rows(tmp_
     with own_disk(tmp_path / "run") as disk:
         kinds = [kind for kind in KINDS if kind != "disk full" or disk]
         faults = draw_faults(SEED, UNITS, len(kinds), kinds)
-        story = Story(nodes, tmp_path / "run", psi_command(recipe, nodes, tmp_path / "run"), faults, disk)
+        story = Story(nodes, tmp_path / "run", psi_command(recipe, nodes.address, tmp_path / "run"), faults, disk)
         assert story.tell() == 0, story.said()
         assert check_run(tmp_path / "run", RUN_ID, ROWS, story.history) == []
     assert story.refused == 1
@@ -45,7 +45,7 @@ def test_a_planted_mistake_in_the_commit_rule_is_found(tmp_path: Path, nodes: No
     recipe, run = scripted_recipe(tmp_path, ROWS // 2), tmp_path / "run"
     faults = [Fault(40 * (number + 1), kind, 0.5) for number, kind in enumerate(kinds)]
     psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
-    story = Story(nodes, run, psi_command(recipe, nodes, run, psi), faults)
+    story = Story(nodes, run, psi_command(recipe, nodes.address, run, psi=psi), faults)
     story.tell()
     found = check_run(run, RUN_ID, ROWS // 2, story.history)
     assert any("settled 2 times" in violation for violation in found), found

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.checker import check_run
-from tests.chaos.recipes import RUN_ID, scripted_recipe
-from tests.end_to_end.live_run import PSI
+from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
 from tests.hosts.hosts import Host, Hosts, some_hosts, why_not
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(300)]
@@ -54,8 +53,7 @@ def ray_on(hosts: Hosts) -> tuple[Host, Host]:
 def test_units_of_a_host_that_is_cut_off_are_done_by_others_long_before_ray_misses_it(tmp_path: Path, hosts: Hosts):
     head, cut = ray_on(hosts)
     recipe, run = scripted_recipe(tmp_path, ROWS, seconds_per_step=0.1), tmp_path / "run"
-    where = [f"cluster.address={head.address}:6379", f"run.output={run}", f"run.scratch={tmp_path / 'scratch'}"]
-    driver = hosts.start(head, [PSI, "generate", str(recipe), *where], tmp_path / "driver.log")
+    driver = hosts.start(head, psi_command(recipe, f"{head.address}:6379", run), tmp_path / "driver.log")
     until("units", lambda: len(committed(run)) > 100)
     hosts.partition(cut)
     open_then = planned(run) - committed(run)
