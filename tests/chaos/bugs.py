@@ -9,7 +9,7 @@ from cluster.cli import main
 from cluster.coordinator import Coordinator
 from cluster.ledger import Ledger
 from cluster.protocol import BeatAnswer, CommitAnswer, ShardCommit
-from generation.manifest import ShardLine
+from generation.manifest_state import ShardLine
 
 
 class ListsAgain(Coordinator):

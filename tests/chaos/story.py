@@ -88,7 +88,7 @@ class Story:
             if self._driver is not None and self._driver.poll() is None:
                 self._driver.kill()
                 self._driver.wait()
-        assert not waiting, f"the run ended before {len(waiting)} of its faults"
+        assert not waiting, f"the run ended with {code} before {len(waiting)} of its faults: {self.said()}"
         return code
 
     def summary(self) -> str:
