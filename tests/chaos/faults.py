@@ -15,7 +15,7 @@ KINDS = {
     "second driver": 2,
 }
 """Kinds of faults, and how often each is drawn."""
-QUIET_START, QUIET_END = 0.02, 0.85
+QUIET_START, QUIET_END = 0.02, 0.75
 """Between these shares of the units: before, nothing runs yet; after, a fault may find the run at its end."""
 
 
