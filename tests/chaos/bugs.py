@@ -11,7 +11,7 @@ from cluster.protocol import BeatAnswer, CommitAnswer, ShardCommit, UnitRows
 from generation.manifest_state import ShardLine
 
 
-class ListsAgain(Coordinator):
+class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start of its name
     """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost."""
 
     async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
@@ -28,7 +28,7 @@ class ListsAgain(Coordinator):
         return replace(await super().beat(*arguments), drop=())
 
 
-class ListsHalf(Coordinator):
+class CoordinatorThatListsHalf(Coordinator):
     """A unit becomes visible without its last row."""
 
     async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
@@ -36,7 +36,7 @@ class ListsHalf(Coordinator):
         return await super().commit(replica_id, lease_id, replace(commit, units=units))
 
 
-MISTAKES = {"lists-again": ListsAgain, "lists-half": ListsHalf}
+MISTAKES = {"lists-again": CoordinatorThatListsAgain, "lists-half": CoordinatorThatListsHalf}
 
 if __name__ == "__main__":
     from tests.chaos import bugs  # actors are found by this name, not as __main__
