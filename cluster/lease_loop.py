@@ -18,7 +18,6 @@ from cluster.unit_work import UnitWork, unit_of
 from generation.errors import GaveUpError
 from generation.instances.plan import PlanRecord, parse_unit_id
 from generation.pump import Pump
-from generation.spent import Spent
 
 _TICK_SECONDS = 0.5
 _BEAT_SECONDS, _LEAST_BEAT_SECONDS = 5.0, 0.1
@@ -246,5 +245,5 @@ class LeaseLoop:
 
     def _beat(self) -> tuple[str, Beat]:
         stats = self._pump.stats()
-        spent = Spent(steps=stats.steps, redone_tokens=self.redone_tokens)
+        spent = replace(self._pump.spent(), redone_tokens=self.redone_tokens)
         return self._place.replica_id, Beat(stats.steps, self._place.node, tuple(sorted(self._held)), spent)

@@ -6,11 +6,11 @@ ones that run do not fill the engine.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from generation.engines.base import Completion, Engine, Finished, Prepared, Request
 from generation.errors import BudgetError, RequestError
-from generation.flows import FlowPool, FlowResult
+from generation.flows import FlowCall, FlowPool, FlowResult
 from generation.work import Work
 
 _LEAST_MARGIN = 8
@@ -128,7 +128,7 @@ class Board:
                 self._num_flows += 1
                 key = str(self._num_flows)
                 self._flows[key] = (account, call.key)
-                self._wait(account, self._pool.start(replace(call, key=key)))
+                self._wait(account, self._pool.start(FlowCall(key, call.function, call.arguments)))
                 return True
         return False
 
@@ -171,4 +171,4 @@ class Board:
             self._waiting.append((request_id, request))
         for result in self._pool.take_results():
             owner, key = self._flows.pop(result.key)
-            self._ended.append((owner.work, replace(result, key=key)))
+            self._ended.append((owner.work, result.under(key)))

@@ -18,6 +18,8 @@ from generation.engines.base import Engine, EngineStats, Finished
 from generation.errors import EngineDeadError
 from generation.flows import FlowCall, FlowResult
 from generation.pump_threads import EngineThread, Refused, WriterThread
+from generation.spent import Spent
+from generation.time_book import Shortage, TimeBook
 from generation.work import Ask, Work
 
 _BACKLOG_PER_REQUEST = 4
@@ -35,7 +37,9 @@ class Pump:
         self._refused: list[Refused] = []
         self._dead: Exception | None = None
         self._stopped = False
-        self._engine_thread = EngineThread(engine, self._on_ended, self._on_death)
+        self._works: tuple[Work, ...] = ()
+        book = TimeBook(engine.max_in_flight, self._shortage)
+        self._engine_thread = EngineThread(engine, self._on_ended, self._on_death, book)
         self._writer = WriterThread(_BACKLOG_PER_REQUEST * engine.max_in_flight, self.wake)
         self._flow_thread = threading.Thread(target=self._run, name="psi-flows", daemon=True)
 
@@ -95,6 +99,21 @@ class Pump:
         # The engine counts after each step: one that hangs in its first would look idle for ever.
         return replace(self._engine.stats(), unfinished=self._engine_thread.num_unfinished)
 
+    def spent(self) -> Spent:
+        """Where the engine's time went, and the tokens that came of it."""
+        stats, seconds = self._engine.stats(), self._engine_thread.book.seconds()
+        return Spent(
+            boot_seconds=seconds["boot_seconds"],
+            starved_seconds=seconds["starved_seconds"],
+            busy_seconds=seconds["busy_seconds"],
+            sink_stalled_seconds=seconds["sink_stalled_seconds"],
+            tail_seconds=seconds["tail_seconds"],
+            steps=stats.steps,
+            prompt_tokens=stats.prompt_tokens,
+            cached_tokens=stats.cached_tokens,
+            output_tokens=stats.output_tokens,
+        )
+
     def stop(self) -> None:
         """Close the engine; flows that are open fail."""
         self._inbox.put(self._stop)
@@ -140,8 +159,16 @@ class Pump:
             self._writer.put(work, partial(work.fail, self._dead))
         else:
             self._board.attach(work)
+            self._works = (*self._works, work)
+
+    def _shortage(self) -> Shortage:
+        if not self._writer.has_room:
+            return "sink_stalled"
+        works = self._works
+        return "tail" if works and not any(work.more_may_come for work in works) else "starved"
 
     def _detach(self, work: Work) -> None:
+        self._works = tuple(one for one in self._works if one is not work)
         ids = self._board.detach(work)
         if ids:
             self._engine_thread.abort(ids)

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from generation.engines.base import Engine, Finished, Prepared
 from generation.errors import EngineDeadError, RequestError
+from generation.time_book import TimeBook
 from generation.work import Work
 
 _log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class EngineThread:
 
     Attributes:
         ready: Done once the engine is built; raises what building it raised.
+        book: Is told what the engine does.
     """
 
     def __init__(
@@ -28,7 +30,9 @@ class EngineThread:
         engine: Engine,
         on_ended: Callable[[Sequence[Finished], Sequence[Refused]], None],
         on_death: Callable[[Exception], None],
+        book: TimeBook,
     ) -> None:
+        self.book = book
         self.ready: Future[None] = Future()
         self._engine = engine
         self._on_ended = on_ended
@@ -45,6 +49,7 @@ class EngineThread:
 
     def start(self) -> None:
         """Start to build the engine."""
+        self.book.begin()
         self._thread.start()
 
     def add(self, requests: Sequence[tuple[int, Prepared]]) -> None:
@@ -73,14 +78,19 @@ class EngineThread:
             self._on_death(dead)
         finally:
             self._close()
+            self.book.end()
 
     def _loop(self) -> None:
+        self.book.turn(0)
         while self._take_commands():
+            self.book.turn(len(self._unfinished))
             refused, self._refused = self._refused, []
             finished = self._engine.step() if self._unfinished else []
             self._unfinished.difference_update(one.request_id for one in finished)
             if finished or refused:
                 self._on_ended(finished, refused)
+            if not self._unfinished:
+                self.book.turn(0)
 
     def _take_commands(self) -> bool:
         """Run what was queued; waits for the first only while the engine has nothing to do. False: stop."""

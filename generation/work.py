@@ -14,6 +14,11 @@ class Work(Protocol):
     token_budget: int | None
     """Prompt plus output tokens that its requests may use together; None: no bound."""
 
+    @property
+    def more_may_come(self) -> bool:
+        """Whether it may get flows that it does not have yet. Where not, an engine that is short of work is in its tail."""
+        ...
+
     def next_call(self) -> FlowCall | None:
         """The next flow to start, or None where there is none now. On the flow thread; never blocks."""
         ...
@@ -29,6 +34,8 @@ class Work(Protocol):
 
 class Ask:
     """Work that is a list of calls, with a result for each."""
+
+    more_may_come = False
 
     def __init__(self, calls: Sequence[FlowCall], token_budget: int | None = None) -> None:
         self.token_budget = token_budget

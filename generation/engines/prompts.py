@@ -7,9 +7,12 @@ checked at the first use of each prefix, whole prompts are encoded instead.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 _MAX_HEADS = 1024
+_MAX_PROMPTS = 512
+"""Whole prompts that are remembered: all drafts of a cell are one, and so are blind answers to one input."""
 _MARKER = "psi-user-message"
 
 
@@ -24,13 +27,11 @@ class PromptEncoder:
         self._strips = f" {_MARKER} " not in framed
         self._before, _, self._after = self._framed(_MARKER).partition(_MARKER)
         self._heads: OrderedDict[str, list[int] | None] = OrderedDict()
-        self._last: tuple[str, str, list[int]] | None = None
+        self._prompt = lru_cache(_MAX_PROMPTS)(self._encode)
 
     def encode(self, prefix: str, text: str) -> list[int]:
-        """Token ids of the prompt of a user message `prefix + text`. Blind answers ask the same in a row, which is encoded once."""
-        if self._last is None or self._last[:2] != (prefix, text):
-            self._last = (prefix, text, self._encode(prefix, text))
-        return list(self._last[2])
+        """Token ids of the prompt of a user message `prefix + text`."""
+        return list(self._prompt(prefix, text))
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Completions as texts, without special tokens."""

@@ -160,16 +160,20 @@ def _answered(row: Row, plan: FlowPlan, record: PlanRecord, context: InstanceCon
 
 
 def _voted(row: Row, vote: Vote, given: list[Completion], prompts: PromptSet) -> Row:
+    reject, rationale = None, ""
+    try:
+        majority = vote.outcome()
+    except Reject as error:
+        reject = error
+    else:
+        agreeing = (c.text for c, answer in zip(given, vote.answers, strict=True) if answer == majority)
+        rationale = min((strip_citations(text, prompts) for text in agreeing), key=len)
     row = replace(
         row,
         answer=vote.leader or "",
         first_answer=vote.first or "",
+        rationale=rationale,
         votes=json.dumps(vote.counts, sort_keys=True, ensure_ascii=False),
         agreement=vote.agreement,
     )
-    try:
-        majority = vote.outcome()
-    except Reject as reject:
-        return _rejected(row, reject, given[0].text if vote.leader is None else "")
-    agreeing = (c.text for c, answer in zip(given, vote.answers, strict=True) if answer == majority)
-    return replace(row, rationale=min((strip_citations(text, prompts) for text in agreeing), key=len))
+    return row if reject is None else _rejected(row, reject, given[0].text if vote.leader is None else "")

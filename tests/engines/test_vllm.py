@@ -1,5 +1,5 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from generation.flows import Flow, FlowCall
 from generation.pump import Pump
 from tests.engines.models import MINIATURE
 
+BLOCK_SIZE = 32
 PREFIX = "P: reverse\nP: sort down\n" * 8
 SETTINGS = {
     "max_model_len": 512, "max_num_seqs": 16, "max_num_batched_tokens": 1024, "kv_cache_bytes": 2**26,
@@ -96,3 +97,28 @@ def test_a_broken_model_is_named_with_the_cause(tmp_path: Path):
     engine = build_engine(VllmEngine(model=str(tmp_path)))
     with pytest.raises(EngineError, match=f"{tmp_path} cannot be loaded"):
         engine.start()
+
+
+def test_a_shared_prefix_is_computed_once_for_a_replica_and_not_once_for_a_request(pump: Pump):
+    """Of all prompts of a bundle but the first, every whole block of the prefix comes from the cache, however many are in flight."""
+    prefix = "P: sort up\nP: rotate left\n" * 8
+    encode = pump_encoder()
+    blocks = len(encode(prefix)) // BLOCK_SIZE
+    assert blocks >= 2
+    texts = [f"solve {'abcdefghij'[i % 10]}{'cde' * (i % 4)}{'fg' * (i // 10)}" for i in range(40)]
+    calls = [FlowCall(str(i), ask, (text, Sampling(4), prefix)) for i, text in enumerate(texts)]
+    cached = sorted(result.value.cached_tokens for result in pump.ask(calls))
+    assert cached[0] < blocks * BLOCK_SIZE
+    assert cached[1] >= blocks * BLOCK_SIZE
+
+
+def pump_encoder() -> Callable[[str], list[int]]:
+    """Ids of the start of a prompt, with what the chat template puts before it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MINIATURE)
+    framed = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "|"}], tokenize=False, add_generation_prompt=True
+    )
+    before = framed.partition("|")[0]
+    return lambda text: tokenizer.encode(before + text, add_special_tokens=False)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from generation.engines.base import Sampling
 from generation.engines.config import VllmEngine
 from generation.engines.vllm import VllmModel
+from generation.engines.vllm_core import EngineCore
 from tests.engines.models import story_model
 
 TEXTS = [
@@ -73,6 +75,25 @@ def test_greedy_completions_are_those_of_hugging_face(stories: Any, reference: A
                 torch.tensor([ids]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False
             )
         assert list(output.outputs[0].token_ids) == expected[0, len(ids) :].tolist()
+
+
+def test_the_core_answers_as_the_whole_engine_does(stories: Any, tokenizer: Any) -> None:
+    """Requests of one sampling share its parameters, and one that is aborted is not heard of again."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    prompts = [tokenizer.encode(start) for start, _ in TEXTS]
+    whole = complete(stories, prompts, max_tokens=NEW_TOKENS, ignore_eos=True)
+    final: dict[str, Any] = {"ignore_eos": True, "output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": False}
+    core = EngineCore(stories, lambda one: SamplingParams(max_tokens=one.max_output_tokens, temperature=0.0, **final))
+    for number, ids in enumerate([*prompts, prompts[0]]):
+        core.add(number, ids, Sampling(NEW_TOKENS, temperature=0.0))
+    ended = core.step()
+    core.abort([len(prompts)])
+    while len(ended) < len(prompts):
+        ended += core.step()
+    ended.sort(key=lambda one: one.request_id)
+    assert [one.ids for one in ended] == [list(output.outputs[0].token_ids) for output in whole]
+    assert {one.reason for one in ended} == {"length"}
 
 
 def vllm_loss(engine: Any, ids: list[int], start: int) -> float:

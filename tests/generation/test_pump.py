@@ -179,6 +179,7 @@ class Stream:
     """Work without end; delivery waits for `gate`."""
 
     token_budget = None
+    more_may_come = True
 
     def __init__(self) -> None:
         self.started = 0
