@@ -9,10 +9,10 @@ from generation.config import AnswerConfig, CurationConfig, GenerationConfig, Ta
 from generation.dataset_rows import dataset_record
 from generation.instances.plan import Bundle, Cell, unit_id
 from generation.instances.training_view import STAGE, PrincipleTexts
-from generation.manifest import UnitPlace
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import Row
 from generation.task import Task
+from generation.unit_places import UnitPlace
 from generation.visible import SettledUnit
 
 CHAT = load_prompt_set("chat", Path())
