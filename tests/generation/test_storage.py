@@ -20,6 +20,7 @@ from generation.storage import Store
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN)
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+CONTENT = b"row" * 1000
 
 
 @dataclass
@@ -223,7 +224,7 @@ def test_a_filesystem_that_is_read_only_is_not_waited_for(tmp_path):
 
 @dataclass
 class Bucket:
-    """An object store that answers with the statuses that it is told to, then with b"content"."""
+    """An object store that answers with the statuses that it is told to, then with `CONTENT`."""
 
     statuses: deque[int] = field(default_factory=deque)
     requests: int = 0
@@ -237,11 +238,11 @@ class Bucket:
             def do_GET(self) -> None:
                 bucket.requests += 1
                 status = bucket.statuses.popleft() if bucket.statuses else 200
-                body = b"content" if status == 200 else b"<Error><Code>Unheard</Code><Message>m</Message></Error>"
+                body = CONTENT if status == 200 else b"<Error><Code>Unheard</Code><Message>m</Message></Error>"
                 self.answer(status, body)
 
             def do_HEAD(self) -> None:
-                self.answer(200, b"content")
+                self.answer(200, CONTENT)
 
             def answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
@@ -276,7 +277,7 @@ def test_an_object_store_that_throttles_or_fails_is_asked_again(bucket):
     server, uri = bucket
     server.statuses.extend([429, 502, 504])
     time = Time()
-    assert Store(uri, time.patience()).read("") == b"content"
+    assert Store(uri, time.patience()).read("") == CONTENT
     assert (server.requests, len(time.pauses)) == (4, 3)
 
 
@@ -284,7 +285,7 @@ def test_an_object_store_that_refuses_is_not(bucket):
     server, uri = bucket
     server.statuses.append(403)
     time = Time()
-    with pytest.raises(StorageError, match="HTTP status 403"):
+    with pytest.raises(StorageError, match="ACCESS_DENIED|HTTP status 403"):
         Store(uri, time.patience()).read("")
     assert time.pauses == []
 
