@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -12,12 +12,13 @@ from cluster.recipe import Recipe
 from cluster.task_fold import TaskFold, TaskWork
 from generation.curation.counts import StageCounts
 from generation.dataset import DatasetSummary, Oracle, TaskRows, sealed_targets, write_dataset
-from generation.engines.config import PoolConfig
+from generation.engines.config import HttpEngine, PoolConfig
 from generation.errors import RecipeError
 from generation.instances.flow import InstanceContext
 from generation.instances.plan_log import read_records
 from generation.manifest import replay
 from generation.storage import Store
+from generation.sweep import Swept, sweep_rows
 from generation.visible import PlanPrefix, ShardReader
 
 _PAGE_UNITS = 1024
@@ -39,6 +40,7 @@ class ArmRun:
         oracle: True answers, to measure labels with.
         spent_seconds: Wall time that counts against the recipe's limit already: other stages and arms, all restarts.
         spent_gpu_hours: The same of GPU time.
+        confirm: Raises where another driver has taken the run over.
     """
 
     arm: str
@@ -51,6 +53,7 @@ class ArmRun:
     oracle: Oracle | None = None
     spent_seconds: float = 0.0
     spent_gpu_hours: float = 0.0
+    confirm: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class ArmResult:
         tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`, over all restarts.
         seconds: Wall time of generation, over all restarts.
         given_up: Units given up, and why.
+        swept: Shards removed that were not visible.
     """
 
     dataset: DatasetSummary
@@ -76,6 +80,7 @@ class ArmResult:
     tokens: dict[str, dict[str, int]]
     seconds: float
     given_up: dict[str, str]
+    swept: Swept
 
 
 class ArmFold:
@@ -151,13 +156,24 @@ class ArmFold:
         return keys
 
     def write(self) -> DatasetSummary:
-        """Write and seal the dataset: the first rows kept of each task, exactly as many as its target."""
+        """Write and seal the dataset: the first rows kept of each task, exactly as many as its target.
+
+        Raises:
+            RunLockedError: Another driver has taken the run over.
+        """
         run = self._run
+        run.confirm()
         parts = [
             TaskRows(fold.work.task, fold.target, fold.rows(self.reader), fold.fold.counts, fold.first_answers)
             for fold in self.tasks.values()
         ]
         return write_dataset(run.store, parts, run.context.prompts, run.provenance, run.oracle)
+
+    def sweep(self) -> Swept:
+        """Remove what is not visible, at the end. Rows that an endpoint wrote stay: `private_sends` counts in them what was sent."""
+        if isinstance(self._run.pool.engine, HttpEngine):
+            return Swept()
+        return sweep_rows(self._run.store, self._run.confirm)
 
 
 def total_dropped(folds: Iterable[TaskFold]) -> dict[str, int]:

@@ -91,18 +91,17 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
     store = Store(loaded.recipe.run.output)
     with ExitStack() as stack:
-        _claim(store, stack, time.monotonic() + patience_seconds)
+        lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
         stack.enter_context(ray_session(loaded.recipe.cluster))
-        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store))
+        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store), lock.confirm)
 
 
-def _claim(store: Store, stack: ExitStack, deadline: float) -> None:
+def _claim(store: Store, stack: ExitStack, deadline: float) -> DriverLock:
     """Take the driver's lock; until the deadline, wait for another driver to let go of it."""
     while True:
         try:
-            stack.enter_context(DriverLock(store))
-            return
+            return stack.enter_context(DriverLock(store))
         except RunLockedError:
             if time.monotonic() >= deadline:
                 raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 
 from cluster.arm import ArmFold, ArmResult, ArmRun, total_dropped
 from cluster.coordinator_link import CoordinatorLink, coordinator_actor
@@ -49,7 +50,7 @@ def generate_stage(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle], 
         pool = pools.large if arm.writer == "large" else pools.small
         result = generate_arm(arm_run(run, arm, principles), pool, run.line.show)
         facts |= {"accepted": result.accepted, "overshoot": result.overshoot, "dropped": result.dropped}
-        facts |= {"dataset": result.dataset.digest, "given_up": result.given_up}
+        facts |= {"dataset": result.dataset.digest, "given_up": result.given_up, "swept": asdict(result.swept)}
 
 
 def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmRun:
@@ -76,6 +77,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         oracle=load_oracle(run.recipe.evaluation.oracle, run.loaded.folder),
         spent_seconds=sum(session_seconds(arm, STAGE) for arm in elsewhere) + run.seconds_beside_generation(),
         spent_gpu_hours=sum(session_total(arm, STAGE, "gpu_seconds") for arm in elsewhere) / 3600,
+        confirm=run.confirm,
     )
 
 
@@ -149,4 +151,5 @@ def generate_arm(
         tokens={stage: dict(counts) for stage, counts in state.tokens.items()},
         seconds=session_seconds(run.store, STAGE),
         given_up=state.tombstones,
+        swept=fold.sweep(),
     )

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ class OpenRun:
         prompts: Its prompt set.
         line: Where progress is shown.
         energy: Where what its processes use is booked.
+        confirm: Raises where another driver has taken the run over.
         compares: Whether headline arms are trained from several training seeds.
     """
 
@@ -44,6 +45,7 @@ class OpenRun:
     prompts: PromptSet
     line: ProgressLine
     energy: EnergyBook
+    confirm: Callable[[], None]
     compares: bool = False
 
     @property
@@ -91,6 +93,7 @@ class OpenRun:
 
         Raises:
             BudgetError: The recipe's wall time is used up, so the stage is not begun.
+            RunLockedError: Another driver has taken the run over, so that what the stage did is not recorded.
         """
         limit = self.recipe.limits.wall_seconds
         if limit is not None and self.spent_seconds() >= limit:
@@ -107,6 +110,7 @@ class OpenRun:
             seconds = time.monotonic() - started
             session = {"stage": stage, "started": began.isoformat(), "seconds": round(seconds, 3)}
             self.store.write_new(f"sessions/{stage}-{began:%Y%m%dT%H%M%S%f}.json", json_bytes(session))
+        self.confirm()
         record = {**machine_facts(), **facts, **session}  # the wall time of a stage, whatever seconds it counts itself
         self.store.replace(f"stages/{stage}.json", json_bytes(record))
         self.line.say(f"{stage} took {seconds:.0f} s")

@@ -20,10 +20,10 @@ from generation.engines.config import HttpEngine
 from generation.flows import FlowResult
 from generation.rows import ROW_SCHEMA
 from generation.storage import Store
+from generation.sweep import ROWS_FOLDER
 
 FOLDER = "privacy"
 LOCAL = "local"
-_ROWS = "rows/round-0"
 _COUNTED = [ROW_SCHEMA.get_field_index(name) for name in ("task", "prompt_tokens")]
 
 
@@ -91,8 +91,8 @@ def _endpoint(pool: Mapping[str, Any]) -> str:
 def _written_tokens(arm: Store, private: Sequence[str]) -> int:
     """Prompt tokens behind the rows of private tasks, rejected ones and those of lost units included. Reads two columns, no text."""
     total = 0
-    for name in arm.names(_ROWS):
-        with arm.filesystem.open_input_file(arm.path(f"{_ROWS}/{name}")) as stream:
+    for name in arm.names(ROWS_FOLDER):
+        with arm.filesystem.open_input_file(arm.path(f"{ROWS_FOLDER}/{name}")) as stream:
             options = pa.ipc.IpcReadOptions(included_fields=_COUNTED)
             rows = pa.ipc.open_file(stream, options=options).read_all()
         total += sum(row["prompt_tokens"] for row in rows.to_pylist() if row["task"] in private)

@@ -21,13 +21,12 @@ from generation.dataset_seal import (
     FORMAT_VERSION,
     SealedDataset,
     has_targets,
-    newest_seal,
     read_sealed,
     seal_name,
     seals,
 )  # fmt: skip
 from generation.dataset_tally import Oracle, Tally, TruthCount, label_facts, total_digest
-from generation.errors import StorageError, YieldError
+from generation.errors import RunLockedError, StorageError, YieldError
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import Row
 from generation.storage import Store
@@ -105,11 +104,13 @@ def write_dataset(
         YieldError: A task has fewer rows than its target.
         RecipeError: A target is smaller than what is sealed.
         StorageError: The rows do not begin with those that are sealed.
+        RunLockedError: Another driver has sealed the dataset meanwhile.
     """
     folder = store.child(DATASET_FOLDER)
-    seal = newest_seal(folder)
+    left_behind, states = folder.names(""), seals(folder)
+    seal = states[-1] if states else None
     if seal is not None and has_targets(folder, seal, {part.task.name: part.target for part in parts}):
-        _publish(folder, seal)
+        _publish(folder, seal, left_behind)
         return _summary(folder, seal)
     sealed_tasks = seal["tasks"] if seal else {}
     files = [DatasetFile(**file) for file in seal["files"]] if seal else []
@@ -119,7 +120,8 @@ def write_dataset(
         files += _write_task(folder, records, part, len(files))
         _expect_enough(part, tally)
     facts = _facts(parts, tallies, provenance) | {"files": [asdict(file) for file in files]}
-    _seal(folder, facts)
+    _publish(folder, facts, left_behind)
+    _seal(folder, facts, len(states))
     return _summary(folder, facts)
 
 
@@ -190,18 +192,25 @@ def _new_records(
             )
 
 
-def _seal(folder: Store, facts: Mapping[str, Any]) -> None:
-    """The summary and the card first, the seal last."""
-    _publish(folder, facts)
-    folder.write_new(seal_name(len(seals(folder))), _json(facts))
+def _seal(folder: Store, facts: Mapping[str, Any], number: int) -> None:
+    """Last of all."""
+    try:
+        folder.write_new(seal_name(number), _json(facts))
+    except FileExistsError as error:
+        raise RunLockedError(
+            f"{folder.uri}: another driver has sealed this dataset meanwhile; let it finish"
+        ) from error
 
 
-def _publish(folder: Store, facts: Mapping[str, Any]) -> None:
-    """Sweep what no seal lists, then write the summary and the card; on a sealed dataset, mends what an interrupted growth left."""
+def _publish(folder: Store, facts: Mapping[str, Any], left_behind: Sequence[str]) -> None:
+    """Sweep what an interrupted attempt left, and write the summary and the card; also mends what an interrupted growth left.
+
+    Only what was there before this attempt began: what came later may be of a driver that has taken the run over.
+    """
     names = {file["name"] for file in facts["files"]}
-    for name in folder.names(""):
+    for name in left_behind:
         if name.endswith(".parquet") and name not in names:
-            folder.filesystem.delete_file(folder.path(name))
+            folder.delete(name)
     folder.replace("summary.json", _json(facts))
     folder.replace("README.md", dataset_card(facts).encode())
 

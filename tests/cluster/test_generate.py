@@ -14,7 +14,7 @@ from cluster.generate import generate_arm
 from cluster.ledger import MAX_UNITS_PER_LEASE
 from cluster.protocol import PrefixAnswer
 from generation.dataset import Oracle
-from generation.errors import BudgetError, GaveUpError, StorageError, YieldError
+from generation.errors import BudgetError, GaveUpError, RunLockedError, StorageError, YieldError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records, read_records
 from generation.manifest import replay
@@ -56,10 +56,23 @@ def test_every_task_ends_with_exactly_its_rows_and_says_how_it_went(tmp_path):
 
 def test_dying_and_repeating_replicas_change_nothing_about_that(tmp_path):
     run, pool = fake.arm_run(tmp_path), fake.FakePool(fake.write_some(0.5), replicas=4, faults=0.3)
-    generate(run, pool)
+    run.store.write_new("rows/round-0/shard-dead-000000.arrow", b"of a replica that died before it could commit")
+    result = generate(run, pool)
     rows = dataset_rows(run)
     assert pool.started > 4
+    assert result.swept.files >= 1
+    assert {f"rows/round-0/{name}" for name in run.store.names("rows/round-0")} == set(replay(run.store).state.shards)
     assert len(rows) == len({row["row_id"] for row in rows}) == 60
+
+
+def test_a_driver_that_was_succeeded_while_it_stood_still_seals_nothing(tmp_path):
+    def confirm() -> None:
+        raise RunLockedError("taken over")
+
+    run = replace(fake.arm_run(tmp_path), confirm=confirm)
+    with pytest.raises(RunLockedError):
+        generate(run, fake.FakePool(fake.write_some(0.6)))
+    assert run.store.names("dataset/round-0") == []
 
 
 def test_a_killed_driver_is_succeeded_by_one_that_ends_with_the_same_rows_as_a_fold_of_everything(tmp_path):

@@ -1,13 +1,16 @@
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cluster.lock import DEAD_AFTER_SECONDS, DriverLock, process_start
+from cluster.lock import DEAD_AFTER_SECONDS, DriverLock, boot_id, process_start
 from generation.errors import RunLockedError
 from generation.storage import Store
 
@@ -16,7 +19,12 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 def claim(folder, number: int, **values) -> None:
     folder.mkdir(exist_ok=True)
-    base = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": process_start(os.getpid())}
+    base = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+        "boot": boot_id(),
+    }
     (folder / f"{number:06d}.json").write_text(json.dumps({**base, "since": NOW.isoformat(), **values}))
 
 
@@ -57,13 +65,64 @@ def test_a_driver_elsewhere_is_dead_once_its_heartbeat_is_old(tmp_path, seconds:
     claim(tmp_path / "drivers", 1, host="elsewhere", pid=7)
     beat = {"time": NOW.isoformat(), "released": False}
     (tmp_path / "drivers" / "000001.beat").write_text(json.dumps(beat))
-    lock = DriverLock(Store(str(tmp_path)), lambda: NOW + timedelta(seconds=seconds))
+    lock = DriverLock(Store(str(tmp_path)), lambda: NOW + timedelta(seconds=seconds), lambda seconds: None)
     if free:
         with lock:
             pass
     else:
         with pytest.raises(RunLockedError, match="process 7 on elsewhere"):
             lock.__enter__()
+
+
+def test_a_process_of_another_machine_with_the_same_name_is_told_by_its_heartbeat_alone(tmp_path):
+    claim(tmp_path / "drivers", 1, boot="another", process_start="long ago")
+    with pytest.raises(RunLockedError, match="driven by"):
+        DriverLock(Store(str(tmp_path)), lambda: NOW).__enter__()
+
+
+def test_a_driver_that_cannot_release_the_run_ends_with_what_ended_it(tmp_path):
+    def work() -> None:
+        with DriverLock(Store(str(tmp_path))):
+            shutil.rmtree(tmp_path / "drivers")
+            (tmp_path / "drivers").write_text("")
+            raise KeyError("why")
+
+    with pytest.raises(KeyError, match="why"):
+        work()
+
+
+DRIVER = """
+import sys, cluster.lock
+from generation.errors import RunLockedError
+from generation.storage import Store
+cluster.lock.BEAT_SECONDS = 0.05
+with cluster.lock.DriverLock(Store(sys.argv[1])) as lock:
+    print("driving", flush=True)
+    sys.stdin.readline()
+    try:
+        lock.confirm()
+    except RunLockedError:
+        print("succeeded")
+"""
+
+
+def test_a_driver_elsewhere_whose_clock_is_wrong_is_left_alone_until_it_stands_still_and_knows_when_it_wakes(tmp_path):
+    alone = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "-"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this user cannot give a process another host name")
+    command = [*alone, sys.executable, "-c", DRIVER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "driving\n"
+        late = DriverLock(
+            Store(str(tmp_path)), lambda: datetime.now(UTC) + timedelta(hours=1), lambda seconds: time.sleep(1)
+        )
+        with pytest.raises(RunLockedError, match="on elsewhere"):
+            late.__enter__()
+        other.send_signal(signal.SIGSTOP)
+        with late:
+            late.confirm()
+            other.send_signal(signal.SIGCONT)
+            assert other.communicate("\n")[0] == "succeeded\n"
 
 
 def test_a_process_start_is_stable_and_unknown_processes_have_none():

@@ -285,7 +285,7 @@ def test_an_object_store_that_refuses_is_not(bucket):
     server, uri = bucket
     server.statuses.append(403)
     time = Time()
-    with pytest.raises(StorageError, match="ACCESS_DENIED|HTTP status 403"):
+    with pytest.raises(StorageError, match=r"ACCESS_DENIED|HTTP status 403"):
         Store(uri, time.patience()).read("")
     assert time.pauses == []
 
