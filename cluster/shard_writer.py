@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from cluster.protocol import GenerateJob, ShardCommit, UnitRows
 from cluster.unit_rows import FullUnit
-from generation.rows import ROW_SCHEMA, rows_to_batch
+from generation.rows import ROW_SCHEMA, SHARD_OPTIONS, rows_to_batch
 from generation.storage import Store
 
 
@@ -48,7 +48,7 @@ class ShardWriter:
         """
         sink = pa.BufferOutputStream()
         places: list[UnitRows] = []
-        with pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
+        with pa.ipc.new_file(sink, ROW_SCHEMA, options=SHARD_OPTIONS) as writer:
             for full in units:
                 start = places[-1].end if places else 0
                 writer.write_batch(rows_to_batch(full.rows))

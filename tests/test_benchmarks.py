@@ -15,12 +15,14 @@ TINY = {
     "packing": ["--rows", "500"],
     "curation": ["--rows", "50", "--rounds", "1"],
     "curation_quality": ["--items", "10"],
+    "store": ["--shards", "2", "--units", "2", "--rounds", "1"],
     "coordinator": ["--replicas", "20", "--units", "2000", "--clients", "0"],
 }
 FIGURES = {
     "packing": {"rows_per_second", "efficiency", "padded_efficiency"},
     "curation": {"rows_per_second", "bytes_per_row_near_duplicates", "bytes_per_row_keys"},
     "curation_quality": {"sources"},
+    "store": {"rows_per_second", "bytes_per_row"},
     "coordinator": {"pairs_per_second", "rss_per_unit", "bytes_per_unit", "restart_seconds", "cost_ratio_1e6_to_1e4"},
 }
 

@@ -87,10 +87,9 @@ class SleepyStore(Store):
     others: Others | None = None
 
     def sizes(self, folder: str) -> dict[str, int]:
-        self.others.go_on()
-        found = super().sizes(folder)
-        self.others.go_on()
-        return found
+        if folder == ROWS_FOLDER:
+            self.others.go_on()
+        return super().sizes(folder)
 
     def delete(self, relative: str) -> None:
         self.others.go_on()
