@@ -108,12 +108,12 @@ def write_dataset(
     """
     folder = store.child(DATASET_FOLDER)
     left_behind, states = folder.names(""), seals(folder)
-    seal = states[-1] if states else None
+    seal = next(reversed(states), None)
     if seal is not None and has_targets(folder, seal, {part.task.name: part.target for part in parts}):
         _publish(folder, seal, left_behind)
         return _summary(folder, seal)
-    sealed_tasks = seal["tasks"] if seal else {}
-    files = [DatasetFile(**file) for file in seal["files"]] if seal else []
+    sealed_tasks, sealed_files = (seal["tasks"], seal["files"]) if seal else ({}, [])
+    files = [DatasetFile(**file) for file in sealed_files]
     tallies = [Tally(part.task.config, oracle, part.first_answers) for part in parts]
     for part, tally in zip(parts, tallies, strict=True):
         records = _new_records(part, prompts, tally, sealed_tasks.get(part.task.name))
@@ -121,8 +121,7 @@ def write_dataset(
         _expect_enough(part, tally)
     facts = _facts(parts, tallies, provenance) | {"files": [asdict(file) for file in files]}
     _publish(folder, facts, left_behind)
-    _seal(folder, facts, len(states))
-    return _summary(folder, facts)
+    return _sealed(folder, facts, len(states))
 
 
 def sealed_targets(store: Store, task_name: str) -> list[int]:
@@ -192,14 +191,15 @@ def _new_records(
             )
 
 
-def _seal(folder: Store, facts: Mapping[str, Any], number: int) -> None:
-    """Last of all."""
+def _sealed(folder: Store, facts: Mapping[str, Any], number: int) -> DatasetSummary:
+    """The dataset with its seal, which is written last of all."""
     try:
         folder.write_new(seal_name(number), _json(facts))
     except FileExistsError as error:
         raise RunLockedError(
             f"{folder.uri}: another driver has sealed this dataset meanwhile; let it finish"
         ) from error
+    return _summary(folder, facts)
 
 
 def _publish(folder: Store, facts: Mapping[str, Any], left_behind: Sequence[str]) -> None:
