@@ -45,7 +45,7 @@ class OpenRun:
     prompts: PromptSet
     line: ProgressLine
     energy: EnergyBook
-    confirm: Callable[[], None]
+    confirm: Callable[[], None] = lambda: None
     compares: bool = False
 
     @property
