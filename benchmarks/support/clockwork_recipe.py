@@ -76,7 +76,7 @@ cpus = 0.75
 kind = "vllm"
 model = "model"
 max_model_len = 704
-max_num_seqs = 256
+max_num_seqs = 128
 max_num_batched_tokens = 4096
 kv_cache_bytes = 1_073_741_824
 gpu_memory_utilization = 0.2
@@ -94,7 +94,6 @@ direct_demonstrations = {shown}
 difficulties = {difficulties}
 draft = {{ max_output_tokens = {longest}, temperature = 1.0 }}
 answer = {{ max_output_tokens = {longest}, temperature = 1.0 }}
-flows_per_unit = 32
 
 [curation]
 length_factor = 50.0
