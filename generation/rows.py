@@ -75,7 +75,7 @@ _ARROW: dict[Any, pa.DataType] = {int: pa.int32(), float: pa.float32(), tuple[st
 ROW_SCHEMA = pa.schema([pa.field(f.name, _ARROW.get(f.type, pa.string())) for f in fields(Row)])
 
 SHARD_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
-"""Half of the bytes at no cost; zstd would save another third, for twice the time to write and four times that to read a row."""
+"""Less than half of the bytes at no cost to the writer; zstd would save another third, for about twice the time to write and to read."""
 
 
 def row_id(run: str, unit: str, index: int) -> str:
