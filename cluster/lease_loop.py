@@ -73,7 +73,7 @@ class LeaseLoop:
         self._talk = Talk(coordinator, work.changed.set)
         self._left = threading.Event()
         self._drain_until: float | None = None
-        self._records: dict[int, PlanRecord] = {}
+        self._record: PlanRecord | None = None
         self._held: set[str] = set()
         self._lease_seconds = 0.0
         self._failed_shards = self._returning = 0
@@ -181,14 +181,14 @@ class LeaseLoop:
             self._leasing = False
             return
         index, _ = parse_unit_id(lease.units[0])
-        if index in self._records:
-            self._take_record(lease, self._records[index])
+        if self._record is not None and self._record.index == index:
+            self._take_record(lease, self._record)
         else:
             self._talk.ask(partial(self._take_record, lease), "record", lambda: (index,))
 
     def _take_record(self, lease: Lease, record: PlanRecord) -> None:
         self._leasing = False
-        self._records[record.index] = record
+        self._record = record  # the next lease is most often of the same one; all that a long run meets would not fit
         if self._leaving:
             self._give_back(lease.units, "leaving")
             return
