@@ -1,5 +1,6 @@
 """What is left of a replica after a death that nobody could see coming. Real processes, real Ray, real vLLM."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -130,6 +131,37 @@ def test_a_coordinator_that_dies_and_comes_back_loses_no_unit_in_hand_and_no_rep
 def tended(pool: Pool, link: Any) -> Any:
     pool.tend(link.handle)
     return link.call("progress")
+
+
+class Silent:
+    """An actor that counts the calls that it does not answer."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+    async def beat(self) -> None:
+        self.waiting += 1
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.waiting -= 1
+
+    async def count(self) -> int:
+        return self.waiting
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_call_that_is_not_waited_for_any_more_does_not_stay_with_the_actor() -> None:
+    import ray
+
+    remote: Any = ray.remote(Silent)
+    handle = remote.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    calls = [RemoteCoordinator(handle).send("beat") for _ in range(5)]
+    until(lambda: ray.get(handle.count.remote()) == 5)
+    for call in calls:
+        call.cancel()
+    until(lambda: ray.get(handle.count.remote()) == 0)
+    assert RemoteCoordinator(handle).send("count").result() == 0
 
 
 @pytest.mark.usefixtures("cluster")
