@@ -18,6 +18,7 @@ from cluster.unit_work import UnitWork, unit_of
 from generation.errors import GaveUpError
 from generation.instances.plan import PlanRecord, parse_unit_id
 from generation.pump import Pump
+from generation.spent import Spent
 
 _TICK_SECONDS = 0.5
 _BEAT_SECONDS, _LEAST_BEAT_SECONDS = 5.0, 0.1
@@ -57,16 +58,12 @@ class LeaseLoop:
         work: What it leases for; attached to `pump`.
         pump: Runs it.
         coordinator: Whom it asks.
-        redone_tokens: Of the replica's earlier jobs.
-
-    Attributes:
-        redone_tokens: Output tokens of units that others had settled when it came to commit them.
+        before: What the replica had spent on other things; not told as time of this job.
     """
 
-    def __init__(
-        self, place: Place, work: UnitWork, pump: Pump, coordinator: CoordinatorCalls, redone_tokens: int = 0
-    ) -> None:
-        self.redone_tokens = redone_tokens
+    def __init__(self, place: Place, work: UnitWork, pump: Pump, coordinator: CoordinatorCalls, before: Spent) -> None:
+        self._before = before
+        self._redone_tokens = 0
         self._place = place
         self._work = work
         self._pump = pump
@@ -205,7 +202,7 @@ class LeaseLoop:
             self._stop_pulling()
 
     def _take_commit(self, written: Written, answer: CommitAnswer) -> None:
-        self.redone_tokens += sum(written.output_tokens[unit] for unit in answer.lost)
+        self._redone_tokens += sum(written.output_tokens[unit] for unit in answer.lost)
         self._held.difference_update(written.output_tokens)
 
     def _take_announced(self, group: tuple[str, int, int], _: None) -> None:
@@ -245,5 +242,5 @@ class LeaseLoop:
 
     def _beat(self) -> tuple[str, Beat]:
         stats = self._pump.stats()
-        spent = replace(self._pump.spent(), redone_tokens=self.redone_tokens)
+        spent = replace(self._pump.spent() - self._before, redone_tokens=self._redone_tokens)
         return self._place.replica_id, Beat(stats.steps, self._place.node, tuple(sorted(self._held)), spent)

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from cluster.coordinator_calls import CoordinatorCalls
@@ -80,7 +80,7 @@ class Replica:
         self._shards = itertools.count()
         self._loop: LeaseLoop | None = None
         self._drained = False
-        self._redone_tokens = 0
+        self._has_generated = False
 
     def ready(self) -> ReplicaInfo:
         """Wait until the engine is built.
@@ -123,7 +123,11 @@ class Replica:
         work = UnitWork(job, self._shard_name)
         node = node_id() if self._in_actor else ""
         place = Place(self._replica_id, node, self._engine.max_in_flight // 4, job.drain_seconds)
-        loop = self._loop = LeaseLoop(place, work, self._pump, coordinator, self._redone_tokens)
+        before = self._pump.spent()
+        if not self._has_generated:
+            before = replace(before, boot_seconds=0.0)  # its start is booked with what it first generates
+        self._has_generated = True
+        loop = self._loop = LeaseLoop(place, work, self._pump, coordinator, before)
         if self._drained:
             loop.leave()
         self._pump.attach(work)
@@ -132,7 +136,6 @@ class Replica:
         except EngineDeadError as error:
             self._die(error)
         finally:
-            self._redone_tokens = loop.redone_tokens
             self._loop = None
             self._pump.detach(work)
 

@@ -14,6 +14,7 @@ from cluster.unit_work import UnitWork
 from generation.instances.flow import InstanceContext
 from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
 from generation.pump import Pump
+from generation.spent import Spent
 
 
 class Clock:
@@ -94,7 +95,7 @@ class Stage:
         place = Place("r", "", max_in_flight // 4, drain_seconds=0.0)
         with Clock() as clock:
             pump.attach(work)
-            LeaseLoop(place, work, pump, desk).run()
+            LeaseLoop(place, work, pump, desk, Spent()).run()
         pump.detach(work)
         return clock, desk.rows
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cluster.task_fold import TaskFold, TaskWork
 from generation.config import AnswerConfig, CurationConfig, GenerationConfig, TaskConfig
 from generation.dataset_rows import dataset_record
-from generation.instances.plan import Bundle, Cell, unit_id
+from generation.instances.plan import Bundle, Cell, PlanRecord, unit_id
 from generation.instances.training_view import STAGE, PrincipleTexts
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import Row
@@ -38,9 +38,11 @@ class Rows:
 
 
 def folded(rows: list[Row], principles: tuple[str, ...]) -> TaskFold:
-    kinds = ((Bundle("b", (), "", ""), (Cell("c", ""),)),)
+    bundle, cell = Bundle("b", (), "", ""), Cell("c", "")
     curation = CurationConfig(min_input_chars=1, near_duplicate=None)
-    fold = TaskFold(TaskWork(TASK, kinds, (), principles), GenerationConfig(accepted_rows=99), curation)
+    work = TaskWork(TASK, ((bundle, (cell,)),), (), principles)
+    fold = TaskFold(work, GenerationConfig(accepted_rows=99), curation)
+    fold.add_record(PlanRecord(0, "t", 0, bundle, (cell,), 1, len(rows), (len(rows),)))
     fold.absorb([SettledUnit(unit_id(0, 0), UnitPlace("f", "", 0, len(rows)))], Rows(rows))
     return fold
 
