@@ -26,11 +26,12 @@ from unittest.mock import patch
 import psutil
 
 import cluster.coordinator
-from benchmarks.support.virtual_time import QuickStore, VirtualLoop
+from benchmarks.support.virtual_time import Grid, QuickStore, VirtualLoop
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import coordinator_actor
 from cluster.protocol import Beat, Lease, ShardCommit, UnitRows
 from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
+from generation.spent import Spent
 from generation.storage import Store
 
 _BUNDLES = 64
@@ -42,7 +43,14 @@ _UNIT_SECONDS = (0.02, 0.06)
 _WRITE_SECONDS = 0.1
 _DEATHS = 0.001
 _WINDOW = 0.05
+_COST_EVERY = 0.001
+_GRID_SECONDS = 0.005
 _THREADS = 8
+_INSTANCES, _REJECTIONS = {"t": 100}, {"t/parse/no input tag": 28}
+_TOKENS = {
+    stage: {"requests": 128, "prompt_tokens": 9000, "cached_tokens": 8000, "output_tokens": 7000}
+    for stage in ("draft", "answer")
+}
 
 
 def main() -> None:
@@ -75,7 +83,7 @@ class Run:
         self._units = units
         self._rng = Random(0)
         self._pairs = self._committed = self._deaths = 0
-        self._costs: list[tuple[int, float]] = []
+        self._costs = [(0, 0.0)]
 
     def play(self) -> dict[str, Any]:
         """Generate them; returns what it cost."""
@@ -99,16 +107,18 @@ class Run:
         }
 
     async def _all(self, desk: Coordinator) -> None:
-        await asyncio.gather(*(self._replica(desk, f"small-{number}-{number:08x}") for number in range(self._replicas)))
+        names = [f"small-{number}-{number:08x}" for number in range(self._replicas)]
+        clock = Grid(_GRID_SECONDS)
+        await asyncio.gather(*(self._replica(desk, clock, name) for name in names))
 
-    async def _replica(self, desk: Coordinator, name: str) -> None:
-        shards = 0
+    async def _replica(self, desk: Coordinator, clock: Grid, name: str) -> None:
+        shards, spent = 0, Spent()
         while self._committed < self._units:
-            answer = await desk.lease(name, Beat(steps=shards))
+            answer = await desk.lease(name, Beat(shards, "", (), spent))
             if answer.lease is None:
-                await asyncio.sleep(answer.wait_seconds)
+                await clock.after(answer.wait_seconds)
                 continue
-            await asyncio.sleep(self._rng.uniform(*_UNIT_SECONDS) * len(answer.lease.units))
+            await clock.after(self._rng.uniform(*_UNIT_SECONDS) * len(answer.lease.units))
             if self._rng.random() < _DEATHS:
                 self._deaths += 1
                 await desk.forget(name, "killed", blame=False)
@@ -117,7 +127,8 @@ class Run:
             done = await desk.commit(name, answer.lease.lease_id, shard(name, shards, answer.lease))
             self._pairs += 1
             self._committed += len(done.committed)
-            self._costs.append((self._committed, time.process_time()))
+            if self._committed >= self._costs[-1][0] + _COST_EVERY * self._units:
+                self._costs.append((self._committed, time.process_time()))
 
     def _cost(self, share: float) -> float:
         """Seconds a unit over a window that begins once a share of the units is committed."""
@@ -144,12 +155,8 @@ def plan(units: int) -> list[PlanRecord]:
 def shard(replica: str, number: int, lease: Lease) -> ShardCommit:
     """A commit of all units of a lease."""
     rows = tuple(UnitRows(unit, i * _FLOWS_PER_UNIT, (i + 1) * _FLOWS_PER_UNIT) for i, unit in enumerate(lease.units))
-    tokens = {
-        stage: {"requests": 128, "prompt_tokens": 9000, "cached_tokens": 8000, "output_tokens": 7000}
-        for stage in ("draft", "answer")
-    }
     file = f"rows/round-0/shard-{replica}-{number:06d}.arrow"
-    return ShardCommit(file, randbytes(32).hex(), 10_000, rows, {"t": 100}, {"t/parse/no input tag": 28}, tokens)
+    return ShardCommit(file, randbytes(32).hex(), 10_000, rows, _INSTANCES, _REJECTIONS, _TOKENS)
 
 
 def restarted(folder: str, units: int) -> dict[str, float]:

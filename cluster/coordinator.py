@@ -9,7 +9,6 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from cluster.desk import Desk
 from cluster.energy import ProcessMeter, Reading
@@ -17,7 +16,7 @@ from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer,
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records
-from generation.manifest_state import ShardLine, tombstone_line
+from generation.manifest_state import Entry, Shard, Tombstone
 from generation.spent import Spent
 from generation.storage import Store
 
@@ -103,7 +102,7 @@ class Coordinator:
         if outcome.won:
             output_tokens = sum(counts.get("output_tokens", 0) for counts in commit.tokens.values())
             desk.ledger.learn(outcome.won[0], output_tokens / len(commit.units))
-        await self._log(desk, [_shard_line(commit, outcome.won).to_json()] if outcome.won else [])
+        await self._log(desk, [_shard(commit, outcome.won)] if outcome.won else [])
         return CommitAnswer(outcome.committed, outcome.lost)
 
     async def record(self, index: int) -> PlanRecord:
@@ -202,11 +201,11 @@ class Coordinator:
     async def _log_buried(self, desk: Desk) -> None:
         buried = desk.ledger.take_buried()
         if buried:
-            await self._log(desk, [tombstone_line(unit, reason) for unit, reason in buried])
+            await self._log(desk, [Tombstone(unit, reason) for unit, reason in buried])
 
-    async def _log(self, desk: Desk, lines: Sequence[dict[str, Any]]) -> None:
+    async def _log(self, desk: Desk, entries: Sequence[Entry]) -> None:
         try:
-            await desk.log(lines)
+            await desk.log(entries)
         except RunLockedError as error:
             self._fenced = error
             raise
@@ -222,8 +221,8 @@ class Coordinator:
         return news
 
 
-def _shard_line(commit: ShardCommit, won: tuple[str, ...]) -> ShardLine:
+def _shard(commit: ShardCommit, won: tuple[str, ...]) -> Shard:
     visible = set(won)
     units = tuple((u.unit, u.start, u.end) for u in commit.units if u.unit in visible)
     counters = commit.instances, commit.rejections, commit.tokens
-    return ShardLine(commit.file, commit.sha256, commit.file_bytes, units, *counters)
+    return Shard(commit.file, commit.sha256, commit.file_bytes, units, *counters)

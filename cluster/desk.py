@@ -12,6 +12,7 @@ from generation.errors import StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.instances.plan_log import read_records
 from generation.manifest import take_over
+from generation.manifest_state import Entry
 from generation.snapshot import Snapshot
 from generation.storage import Store
 from generation.visible import PlanPrefix
@@ -63,14 +64,14 @@ class Desk:
                 self.prefix.add(record)
                 self.ledger.add_record(record.bundle.bundle_id, record.num_units)
 
-    async def log(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Returns once these lines, and all before them, are durable and in `state`.
+    async def log(self, entries: Sequence[Entry]) -> None:
+        """Returns once these entries, and all before them, are durable and in `state`.
 
         Raises:
             StorageError: They are not known to be: only a new desk knows.
             RunLockedError: Another writer has taken over.
         """
-        await self._commits.append(lines)
+        await self._commits.append(entries)
 
     def _shared(self, record: PlanRecord) -> PlanRecord:
         """The same record with the bundle and the cells of those before it: texts are in memory once, not once a record."""
@@ -78,9 +79,8 @@ class Desk:
         cells = tuple(self._cells.setdefault(cell, cell) for cell in record.cells)
         return replace(record, bundle=bundle, cells=cells)
 
-    def _apply(self, lines: Sequence[dict[str, Any]]) -> None:
-        for line in lines:
-            self.ledger.arrived(self.state.apply(line))
+    def _apply(self, line: dict[str, Any]) -> None:
+        self.ledger.arrived(self.state.apply(line))
         if self._writer.snapshot_is_due and (self._saving is None or self._saving.done()):
             taken = self._writer.snapshot(self.state)
             self._saving = asyncio.create_task(asyncio.to_thread(self._save, taken))

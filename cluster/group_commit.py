@@ -4,54 +4,62 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from generation.manifest_state import Entry
+
 Line = dict[str, Any]
 
 
 class GroupCommit:
-    """Gathers lines while a write is under way, or for a moment where none is, and writes them as one segment.
+    """Gathers entries while a write is under way, or for a moment where none is, and writes them as one segment.
 
     After a failed write every later call fails with the same error: what is on storage is then not known any more.
 
     Args:
-        write: Writes a segment durably; called in a thread, once at a time.
-        written: Called in the event loop with the lines of each segment that was written, before the next write begins.
-        seconds: How long lines are gathered where no write is under way.
+        write: Writes entries durably as one segment, and returns it; called in a thread, once at a time.
+        written: Called in the event loop with each segment that was written, before the next write begins.
+        seconds: How long entries are gathered where no write is under way.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Line]], None], written: Callable[[Sequence[Line]], None], seconds: float
+        self, write: Callable[[Sequence[Entry]], Line], written: Callable[[Line], None], seconds: float
     ) -> None:
         self._write = write
         self._written = written
         self._seconds = seconds
-        self._lines: list[Line] = []
+        self._entries: list[Entry] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self._gathering: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
         self._error: Exception | None = None
 
-    async def append(self, lines: Sequence[Line]) -> None:
-        """Returns when these lines, and all that were appended before them, are durable.
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Returns when these entries, and all that were appended before them, are durable.
 
         Raises:
             Exception: Whatever `write` raised, now or before.
         """
-        self._lines.extend(lines)
+        self._entries.extend(entries)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._flush())
-        await asyncio.shield(self._gathering)
+        await waiter
 
     async def _flush(self) -> None:
         if not self._one_at_a_time.locked():
             await asyncio.sleep(self._seconds)
         async with self._one_at_a_time:
-            lines, self._lines, self._gathering = self._lines, [], None
-            if self._error:
-                raise self._error
-            if not lines:
-                return
-            try:
-                await asyncio.to_thread(self._write, lines)
-            except Exception as error:
-                self._error = error
-                raise
-            self._written(lines)
+            entries, waiters = self._entries, self._waiters
+            self._entries, self._waiters, self._gathering = [], [], None
+            if entries and not self._error:
+                try:
+                    self._written(await asyncio.to_thread(self._write, entries))
+                except Exception as error:  # noqa: BLE001 - belongs to whoever waits
+                    self._error = error
+            for waiter in waiters:
+                if waiter.done():  # who waited was cancelled
+                    continue
+                if self._error:
+                    waiter.set_exception(self._error)
+                else:
+                    waiter.set_result(None)

@@ -1,7 +1,7 @@
 """The manifest: immutable segments that say which rows are visible.
 
 Each writer takes an *incarnation* by creating `manifest/incarnation-<n>.json` exclusively, and only then reads what its predecessors
-left; the first line of its first segment records exactly what it read, and nothing else of a predecessor counts ever after. A writer
+left; its first segment records exactly what it read, and nothing else of a predecessor counts ever after. A writer
 that finds the next incarnation taken after it wrote a segment does not acknowledge that segment. So whatever was acknowledged was
 written before the successor began to read: it is visible. Knows files and units, not who writes them or why.
 
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from generation.errors import RunLockedError, StorageError
-from generation.manifest_state import ManifestState
+from generation.manifest_state import Entry, ManifestState, segment_line
 from generation.snapshot import FOLDER, Part, Snapshot, read_all, read_snapshot, snapshot_name, take_snapshot
 from generation.storage import Store, json_bytes, json_lines
 
 SNAPSHOT_AFTER = 512
 """Segments after which a writer should take a snapshot."""
 
-_LINES_LIKE_A_SEGMENT = 32
-"""So many lines cost a reader about as much as opening a segment."""
+_ENTRIES_LIKE_A_SEGMENT = 32
+"""So many shards or tombstones cost a reader about as much as opening a segment."""
 
 _READ_ATTEMPTS = 20
 """Each finds that a snapshot was written since, minutes after the last one."""
@@ -109,28 +109,24 @@ class SegmentWriter:
         """Whether a restart would have to read many segments."""
         return self._since_snapshot >= SNAPSHOT_AFTER
 
-    def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write a segment; when this returns, its lines are visible for good.
+    def append(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Write a segment; when this returns, its entries are visible for good. Returns its line, for `ManifestState.apply`.
 
         Raises:
             StorageError: It is not known to be written; take a new incarnation to find out.
-            RunLockedError: Another writer has taken over; the lines do not count.
+            RunLockedError: Another writer has taken over; the entries do not count.
         """
-        self._seq += 1
-        self._since_snapshot += 1 + len(lines) // _LINES_LIKE_A_SEGMENT
-        name = _segment(self.incarnation, self._seq)
-        try:
-            self._store.write_new(name, json_lines(lines))
-        except FileExistsError as error:
-            raise StorageError(f"{self._store.uri}/{name}: exists; two writers share an incarnation") from error
-        if self._is_superseded():
-            raise RunLockedError(
-                f"{self._store.uri}: incarnation {self.incarnation + 1} has taken this run over from {self.incarnation};"
-                " let the newer driver finish, or stop it and start again"
-            )
+        line = segment_line(entries)
+        self._since_snapshot += 1 + len(entries) // _ENTRIES_LIKE_A_SEGMENT
+        self._write(line)
+        return line
+
+    def begin(self, sources: Sources) -> None:
+        """Write the first segment, which says what was taken over. Raises what `append` does."""
+        self._write({"incarnation": self.incarnation, "snapshot": sources.snapshot, "read": sources.segments})
 
     def snapshot(self, state: ManifestState) -> Snapshot:
-        """Copy the state that all lines appended so far add up to; to be called between two appends."""
+        """Copy the state that all entries appended so far add up to; to be called between two appends."""
         self._since_snapshot = 0
         taken = take_snapshot(state, self._parts, self.incarnation, self._seq)
         self._snapshots.append((self._seq, taken))
@@ -150,6 +146,19 @@ class SegmentWriter:
         self._parts = snapshot.parts
         if len(self._snapshots) > 1 and not self._is_superseded():
             self._sweep()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._seq += 1
+        name = _segment(self.incarnation, self._seq)
+        try:
+            self._store.write_new(name, json_lines([line]))
+        except FileExistsError as error:
+            raise StorageError(f"{self._store.uri}/{name}: exists; two writers share an incarnation") from error
+        if self._is_superseded():
+            raise RunLockedError(
+                f"{self._store.uri}: incarnation {self.incarnation + 1} has taken this run over from {self.incarnation};"
+                " let the newer driver finish, or stop it and start again"
+            )
 
     def _sweep(self) -> None:
         self._snapshots = self._snapshots[-2:]
@@ -175,8 +184,7 @@ def take_over(store: Store) -> tuple[SegmentWriter, ManifestState]:
     incarnation = _take_incarnation(store)
     found = replay(store)
     writer = SegmentWriter(store, incarnation, found)
-    header = {"incarnation": incarnation, "snapshot": found.sources.snapshot, "read": found.sources.segments}
-    writer.append([header])
+    writer.begin(found.sources)
     return writer, found.state
 
 
@@ -203,7 +211,10 @@ def _sources(store: Store, names: Sequence[str]) -> Sources:
     end, covered = last[""].get(newest, 0), last["snapshot"].get(newest)
     if covered is not None:
         return Sources(snapshot_name(newest, covered), ((newest, covered + 1, max(end, covered)),))
-    header = _lines(store, _segment(newest, 1), store.read(_segment(newest, 1)))[0]
+    try:
+        header = store.read_json(_segment(newest, 1))
+    except ValueError as error:
+        raise StorageError(f"{store.uri}/{_segment(newest, 1)}: not a manifest segment: {error}") from error
     read = tuple((number, first, seq) for number, first, seq in header["read"])
     return Sources(header["snapshot"], (*read, (newest, 1, end)))
 
@@ -213,18 +224,12 @@ def _read(store: Store, sources: Sources) -> Replay:
     segments = [_segment(number, seq) for number, first, end in sources.segments for seq in range(first, end + 1)]
     for name, content in zip(segments, read_all(store, segments), strict=True):
         try:
-            for line in _lines(store, name, content):
+            line = json.loads(content)
+            if "incarnation" not in line:
                 state.apply(line)
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{store.uri}/{name}: not a manifest segment: {error}") from error
     return Replay(state, sources, parts)
-
-
-def _lines(store: Store, name: str, content: bytes) -> list[Any]:
-    try:
-        return [json.loads(line) for line in content.splitlines()]
-    except ValueError as error:
-        raise StorageError(f"{store.uri}/{name}: not a manifest segment: {error}") from error
 
 
 def _parse(name: str) -> tuple[str, int, int]:

@@ -1,7 +1,7 @@
 """What the lines of a manifest add up to."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from generation.unit_places import UnitPlaces
 
 
 @dataclass(frozen=True, slots=True)
-class ShardLine:
+class Shard:
     """A committed shard, and the units that became visible through it.
 
     Attributes:
@@ -30,17 +30,37 @@ class ShardLine:
     rejections: dict[str, int] = field(default_factory=dict[str, int])
     tokens: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
-    def to_json(self) -> dict[str, Any]:
-        """As a line of a segment."""
-        values: dict[str, Any] = {"file": self.file, "sha256": self.sha256, "bytes": self.file_bytes}
-        values["units"] = [list(unit) for unit in self.units]
-        counters = {"instances": self.instances, "rejections": self.rejections, "tokens": self.tokens}
-        return values | {name: counts for name, counts in counters.items() if counts}
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A unit that is given up for good, and why."""
+
+    unit: str
+    reason: str
 
 
-def tombstone_line(unit: str, reason: str) -> dict[str, Any]:
-    """The line that gives a unit up for good."""
-    return {"tombstone": unit, "reason": reason}
+Entry = Shard | Tombstone
+
+
+def segment_line(entries: Iterable[Entry]) -> dict[str, Any]:
+    """The line of a segment with all of these, their counters added up: a thousand shards cost little more than one."""
+    shards, tombstones = list[Any](), dict[str, str]()
+    instances, rejections, tokens = Counter[str](), Counter[str](), dict[str, Counter[str]]()
+    for entry in entries:
+        if isinstance(entry, Tombstone):
+            tombstones[entry.unit] = entry.reason
+            continue
+        shards.append((entry.file, entry.sha256, entry.file_bytes, entry.units))
+        _count(instances, entry.instances)
+        _count(rejections, entry.rejections)
+        _count_stages(tokens, entry.tokens)
+    return {
+        "shards": shards,
+        "tombstones": tombstones,
+        "instances": instances,
+        "rejections": rejections,
+        "tokens": tokens,
+    }
 
 
 @dataclass(slots=True)
@@ -72,25 +92,25 @@ class ManifestState:
         Raises:
             ValueError: It is not a line of a manifest.
         """
-        _count(self.instances, line.get("instances"))
-        _count(self.rejections, line.get("rejections"))
-        for stage, counts in line.get("tokens", {}).items():
-            _count(self.tokens.setdefault(stage, Counter()), counts)
-        if "tombstone" in line:
-            return self._bury(line["tombstone"], line["reason"])
-        if "file" in line:
-            return self.places.show(line["file"], line["sha256"], line["bytes"], line["units"])
-        return []
-
-    def _bury(self, unit: str, reason: str) -> list[str]:
-        if not self.places.bury(unit):
-            return []
-        self.tombstones[unit] = reason
-        return [unit]
+        _count(self.instances, line["instances"])
+        _count(self.rejections, line["rejections"])
+        _count_stages(self.tokens, line["tokens"])
+        settled: list[str] = []
+        for file, sha256, file_bytes, units in line["shards"]:
+            settled += self.places.show(file, sha256, file_bytes, units)
+        for unit, reason in line["tombstones"].items():
+            if self.places.bury(unit):
+                self.tombstones[unit] = reason
+                settled.append(unit)
+        return settled
 
 
-def _count(counter: Counter[str], counts: dict[str, int] | None) -> None:
+def _count(counter: Counter[str], counts: dict[str, int]) -> None:
     """`Counter.update` without its checks, which cost more than all else of a line."""
-    if counts:
-        for name, count in counts.items():
-            counter[name] += count
+    for name, count in counts.items():
+        counter[name] += count
+
+
+def _count_stages(counters: dict[str, Counter[str]], stages: Mapping[str, dict[str, int]]) -> None:
+    for stage, counts in stages.items():
+        _count(counters.setdefault(stage, Counter()), counts)

@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _jump(self, seconds: float) -> None:
         self._now += seconds
+
+
+class Grid:
+    """Waits on the clock of the running loop that end on multiples of a few milliseconds, so that many share a timer.
+
+    Args:
+        seconds: From one end to the next.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[int, asyncio.Future[None]] = {}
+
+    async def after(self, seconds: float) -> None:
+        """Wait so long, or a little longer."""
+        loop = asyncio.get_running_loop()
+        number = ceil((loop.time() + seconds) / self._seconds)
+        end = self._ends.get(number)
+        if end is None:
+            end = self._ends[number] = loop.create_future()
+            loop.call_at(number * self._seconds, lambda: self._ends.pop(number).set_result(None))
+        await end
 
 
 class QuickStore(Store):
