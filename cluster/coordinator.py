@@ -62,10 +62,11 @@ class Coordinator:
     async def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
         """What a replica shall do next. Once it drains, none has anything left to begin."""
         desk = await self._open()
-        self._hear(desk, replica_id, beat)
+        now = self._clock()
+        self._hear(desk, replica_id, beat, now)
         if self._draining:
             return LeaseAnswer(leave=True)
-        grant = desk.ledger.lease(replica_id, self._clock())
+        grant = desk.ledger.lease(replica_id, now)
         await self._log_buried(desk)
         if grant is None:
             return LeaseAnswer(wait_seconds=_WAIT_SECONDS)
@@ -75,7 +76,7 @@ class Coordinator:
     async def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
         """A replica lives. Once it drains, one that holds nothing unsettled may leave."""
         desk = await self._open()
-        drop = self._hear(desk, replica_id, beat)
+        drop = self._hear(desk, replica_id, beat, self._clock())
         return BeatAnswer(self._draining and len(drop) == len(beat.held), drop)
 
     async def announce(self, replica_id: str, unit: str, first: int, end: int) -> None:
@@ -100,7 +101,7 @@ class Coordinator:
         if outcome.lost:
             logger.info("lease %s of %s: %s came too late", lease_id, replica_id, ", ".join(outcome.lost))
         if outcome.won:
-            output_tokens = sum(counts.get("output_tokens", 0) for counts in commit.tokens.values())
+            output_tokens = sum([counts.get("output_tokens", 0) for counts in commit.tokens.values()])
             desk.ledger.learn(outcome.won[0], output_tokens / len(commit.units))
         await self._log(desk, [_shard(commit, outcome.won)] if outcome.won else [])
         return CommitAnswer(outcome.committed, outcome.lost)
@@ -194,13 +195,12 @@ class Coordinator:
                 self._desk = await asyncio.to_thread(Desk, self._store, self._lease_seconds)
             return self._desk
 
-    def _hear(self, desk: Desk, replica_id: str, beat: Beat) -> tuple[str, ...]:
+    def _hear(self, desk: Desk, replica_id: str, beat: Beat, now: float) -> tuple[str, ...]:
         self._spent[replica_id] = beat.spent
-        return desk.ledger.hear(replica_id, beat.steps, beat.held, self._clock())
+        return desk.ledger.hear(replica_id, beat.steps, beat.held, now)
 
     async def _log_buried(self, desk: Desk) -> None:
-        buried = desk.ledger.take_buried()
-        if buried:
+        if buried := desk.ledger.take_buried():
             await self._log(desk, [Tombstone(unit, reason) for unit, reason in buried])
 
     async def _log(self, desk: Desk, entries: Sequence[Entry]) -> None:
@@ -215,6 +215,8 @@ class Coordinator:
             raise
 
     def _news_for(self, replica_id: str) -> tuple[str, ...]:
+        if not self._seen:
+            return ()
         start = max(0, self._told.get(replica_id, 0) - self._num_dropped)
         news = tuple(self._seen[start : start + _SEEN_PER_LEASE])
         self._told[replica_id] = self._num_dropped + start + len(news)
@@ -222,7 +224,9 @@ class Coordinator:
 
 
 def _shard(commit: ShardCommit, won: tuple[str, ...]) -> Shard:
-    visible = set(won)
-    units = tuple((u.unit, u.start, u.end) for u in commit.units if u.unit in visible)
+    units = commit.units
+    if len(won) < len(units):
+        visible = set(won)
+        units = tuple(rows for rows in units if rows.unit in visible)
     counters = commit.instances, commit.rejections, commit.tokens
     return Shard(commit.file, commit.sha256, commit.file_bytes, units, *counters)

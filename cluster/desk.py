@@ -64,14 +64,13 @@ class Desk:
                 self.prefix.add(record)
                 self.ledger.add_record(record.bundle.bundle_id, record.num_units)
 
-    async def log(self, entries: Sequence[Entry]) -> None:
-        """Returns once these entries, and all before them, are durable and in `state`.
+    def log(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        """Is done once these entries, and all before them, are durable and in `state`.
 
-        Raises:
-            StorageError: They are not known to be: only a new desk knows.
-            RunLockedError: Another writer has taken over.
+        Its exception is a `StorageError` where they are not known to be (only a new desk knows), or a `RunLockedError` where another
+        writer has taken over.
         """
-        await self._commits.append(entries)
+        return self._commits.append(entries)
 
     def _shared(self, record: PlanRecord) -> PlanRecord:
         """The same record with the bundle and the cells of those before it: texts are in memory once, not once a record."""

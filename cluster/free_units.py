@@ -25,8 +25,11 @@ class _Bundle:
 
 @dataclass(slots=True)
 class _Record:
+    """Units of a plan record: those from `fresh` on were never taken, and all of them are free where it is whole."""
+
     bundle: str
     num_units: int
+    is_whole: bool
     fresh: int = 0
     returned: list[int] = field(default_factory=list[int])
 
@@ -52,7 +55,7 @@ class FreeUnits:
         """Append the next plan record."""
         known = self._bundles.setdefault(bundle, _Bundle())
         known.records.append(len(self._records))
-        self._records.append(_Record(bundle, num_units))
+        self._records.append(_Record(bundle, num_units, not num_settled))
         self._count(bundle, num_units - num_settled)
 
     def plans(self, unit: str) -> bool:
@@ -78,8 +81,11 @@ class FreeUnits:
         if unit in self._alone:
             del self._alone[unit]
             self.num_free -= 1
-        else:
-            self._count(self._records[parse_unit_id(unit)[0]].bundle, -1)
+            return
+        index, number = parse_unit_id(unit)
+        record = self._records[index]
+        record.is_whole &= number < record.fresh
+        self._count(record.bundle, -1)
 
     def take_alone(self) -> str | None:
         """The unit that has waited longest of those to be leased alone."""
@@ -143,10 +149,21 @@ class FreeUnits:
         self._unit_tokens += _SMOOTHING * (output_tokens - self._unit_tokens) if self._unit_tokens else output_tokens
         if self._unit_tokens > self._ranked_at * _TOLERANCE:
             self._rank()
-        self._raise(name)
+        if output_tokens > before:
+            self._raise(name)
 
     def _take(self, index: int, size: int) -> list[str]:
-        record, units = self._records[index], list[str]()
+        record = self._records[index]
+        if record.is_whole and not record.returned:
+            first, record.fresh = record.fresh, min(record.fresh + size, record.num_units)
+            units = [unit_id(index, number) for number in range(first, record.fresh)]
+        else:
+            units = self._pick(index, record, size)
+        self._count(record.bundle, -len(units))
+        return units
+
+    def _pick(self, index: int, record: _Record, size: int) -> list[str]:
+        units = list[str]()
         while len(units) < size and (record.returned or record.fresh < record.num_units):
             if record.returned:
                 unit = unit_id(index, heapq.heappop(record.returned))
@@ -155,7 +172,6 @@ class FreeUnits:
                 record.fresh += 1
             if unit not in self._alone and unit not in units and self._is_free(unit):
                 units.append(unit)
-        self._count(record.bundle, -len(units))
         return units
 
     def _count(self, name: str, units: int) -> None:
@@ -166,8 +182,9 @@ class FreeUnits:
 
     def _raise(self, name: str) -> None:
         bundle = self._bundles[name]
-        if self._share(bundle) > bundle.ceiling * _TOLERANCE:
-            bundle.ceiling = self._share(bundle)
+        share = self._share(bundle)
+        if share > bundle.ceiling * _TOLERANCE:
+            bundle.ceiling = share
             heapq.heappush(self._largest, (-bundle.ceiling, name))
         if len(self._largest) > 4 * len(self._bundles) + 64:
             self._rank()

@@ -32,18 +32,14 @@ class GroupCommit:
         self._one_at_a_time = asyncio.Lock()
         self._error: Exception | None = None
 
-    async def append(self, entries: Sequence[Entry]) -> None:
-        """Returns when these entries, and all that were appended before them, are durable.
-
-        Raises:
-            Exception: Whatever `write` raised, now or before.
-        """
+    def append(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
+        """Is done when these entries, and all that were appended before them, are durable, or with what `write` raised, now or before."""
         self._entries.extend(entries)
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._flush())
-        await waiter
+        return waiter
 
     async def _flush(self) -> None:
         if not self._one_at_a_time.locked():

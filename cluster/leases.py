@@ -1,5 +1,6 @@
 """Which replica holds which units, and until when. Pure; time is passed in."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -36,24 +37,26 @@ class Leases:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._by_renewal: dict[str, None] = {}
-        self._held_once: dict[str, None] = {}
-        self.members: dict[str, Member] = {}
+        self._by_renewal: OrderedDict[str, None] = OrderedDict()  # a dict whose first entry changes is slow to find it
+        self._held_once: OrderedDict[str, None] = OrderedDict()
+        self.members: OrderedDict[str, Member] = OrderedDict()
         self.holders: dict[str, list[str]] = {}
 
     def touch(self, replica: str, now: float) -> Member:
         """A replica said something."""
-        member = self.members.pop(replica, None) or Member(now, now)
-        member.heard = now
-        self.members[replica] = member
+        member = self.members.get(replica)
+        if member is None:
+            member = self.members[replica] = Member(now, now)
+        else:
+            self.members.move_to_end(replica)
+            member.heard = now
         return member
 
     def renew(self, replica: str, now: float) -> None:
         """A replica gets something done."""
         self.members[replica].renewed = now
         if replica in self._by_renewal:
-            del self._by_renewal[replica]
-            self._by_renewal[replica] = None
+            self._by_renewal.move_to_end(replica)
 
     def hold(self, replica: str, units: Iterable[str], now: float, twice: bool = True) -> None:
         """Units go to a replica, and may go to a second one later."""
@@ -84,7 +87,7 @@ class Leases:
 
     def settle(self, unit: str) -> None:
         """Nobody needs to hold a unit any more."""
-        for replica in self.holders.pop(unit, ()):
+        for replica in self.holders.pop(unit):
             self._take_from(replica, unit)
         self._held_once.pop(unit, None)
 

@@ -4,7 +4,7 @@ A pure state machine: no Ray, no clock, no storage. Time is passed in, in second
 is visible or given up is in the manifest, and replicas say what they hold.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.free_units import FreeUnits
@@ -140,16 +140,18 @@ class Ledger:
         """A replica is about to run flows [first, end) of a unit that it got with care."""
         self._suspects.announce(replica, unit, first, end)
 
-    def commit(self, replica: str, units: Iterable[str], file: str, now: float) -> Outcome:
+    def commit(self, replica: str, units: Sequence[str], file: str, now: float) -> Outcome:
         """A complete shard of `units` was written as `file`. Says the same when it is said again."""
         member = self._leases.touch(replica, now)
+        self._time(now - member.units.get(units[0], now))
         won, committed, lost = list[str](), list[str](), list[str]()
         for unit in units:
             if self._is_open(unit):
-                self._time(now - member.units.get(unit, now))
                 self._settle(unit, file, replica)
                 won.append(unit)
-            (committed if self._file_of(unit) == file else lost).append(unit)
+                committed.append(unit)
+            else:
+                (committed if self._file_of(unit) == file else lost).append(unit)
         self._leases.renew(replica, now)
         return Outcome(tuple(won), tuple(committed), tuple(lost))
 

@@ -1,6 +1,7 @@
 """What coordinator, replicas and driver say to each other. Plain data that pickles; no Ray, no behaviour."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from generation.instances.flow import InstanceContext
 from generation.spent import Spent
@@ -105,9 +106,8 @@ class LeaseAnswer:
     leave: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UnitRows:
-    """Where a unit's rows lie in a shard: rows [start, end)."""
+class UnitRows(NamedTuple):
+    """Where a unit's rows lie in a shard: rows [start, end). A tuple, as it goes into the manifest."""
 
     unit: str
     start: int

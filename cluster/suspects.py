@@ -41,7 +41,7 @@ class Suspects:
 
     def is_suspect(self, unit: str) -> bool:
         """Whether a unit should be leased alone."""
-        return self.failures(unit) >= ALONE_AFTER
+        return unit in self._suspects and self._suspects[unit].failures >= ALONE_AFTER
 
     def care(self, unit: str) -> Care | None:
         """How to run a unit alone; None where that is enough."""

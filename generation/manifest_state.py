@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from generation.unit_places import UnitPlaces
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(NamedTuple):
     """A committed shard, and the units that became visible through it.
 
     Attributes:
@@ -26,13 +25,12 @@ class Shard:
     sha256: str
     file_bytes: int
     units: tuple[tuple[str, int, int], ...]
-    instances: dict[str, int] = field(default_factory=dict[str, int])
-    rejections: dict[str, int] = field(default_factory=dict[str, int])
-    tokens: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    instances: Mapping[str, int]
+    rejections: Mapping[str, int]
+    tokens: Mapping[str, Mapping[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(NamedTuple):
     """A unit that is given up for good, and why."""
 
     unit: str
@@ -50,7 +48,7 @@ def segment_line(entries: Iterable[Entry]) -> dict[str, Any]:
         if isinstance(entry, Tombstone):
             tombstones[entry.unit] = entry.reason
             continue
-        shards.append((entry.file, entry.sha256, entry.file_bytes, entry.units))
+        shards.append(entry[:4])
         _count(instances, entry.instances)
         _count(rejections, entry.rejections)
         _count_stages(tokens, entry.tokens)
@@ -105,12 +103,14 @@ class ManifestState:
         return settled
 
 
-def _count(counter: Counter[str], counts: dict[str, int]) -> None:
+def _count(counter: Counter[str], counts: Mapping[str, int]) -> None:
     """`Counter.update` without its checks, which cost more than all else of a line."""
     for name, count in counts.items():
         counter[name] += count
 
 
-def _count_stages(counters: dict[str, Counter[str]], stages: Mapping[str, dict[str, int]]) -> None:
+def _count_stages(counters: dict[str, Counter[str]], stages: Mapping[str, Mapping[str, int]]) -> None:
     for stage, counts in stages.items():
-        _count(counters.setdefault(stage, Counter()), counts)
+        if stage not in counters:
+            counters[stage] = Counter()
+        _count(counters[stage], counts)

@@ -13,6 +13,7 @@ _WHOLE = -1
 """The number of a shard whose name is not as replicas write it: its prefix is the whole name."""
 
 _SHA256_BYTES = 32
+_INT32 = pa.int32()
 
 
 class ShardTable:
@@ -77,10 +78,10 @@ class ShardTable:
         buffer = pa.py_buffer(bytes(self._sha256[_SHA256_BYTES * start :]))
         kind = pa.binary(_SHA256_BYTES)
         return {
-            "file": pa.DictionaryArray.from_arrays(pa.array(prefixes.astype(np.int32)), texts),
-            "number": pa.array(np.frombuffer(self._number, np.int32)[start:]),
+            "file": pa.DictionaryArray.from_arrays(to_column(prefixes), texts),
+            "number": to_column(np.frombuffer(self._number, np.int32)[start:]),
             "sha256": pa.FixedSizeBinaryArray.from_buffers(kind, len(self) - start, [None, buffer]),
-            "bytes": pa.array(np.frombuffer(self._bytes, np.int64)[start:]),
+            "bytes": to_column(np.frombuffer(self._bytes, np.int64)[start:], pa.int64()),
         }
 
     def extend(self, batch: pa.RecordBatch, firsts: "np.ndarray[Any, np.dtype[np.int32]]") -> None:
@@ -100,6 +101,12 @@ class ShardTable:
         if number == len(self._texts):
             self._texts.append(prefix)
         return number
+
+
+def to_column(values: "np.ndarray[Any, Any]", kind: pa.DataType = _INT32) -> pa.Array:
+    """A copy of integers as a column. `pa.array` does it too, once it has imported pandas, where that is installed."""
+    buffer = pa.py_buffer(values.astype(kind.to_pandas_dtype()).tobytes())
+    return pa.Array.from_buffers(kind, len(values), [None, buffer])
 
 
 def _name(prefix: str, number: int) -> str:

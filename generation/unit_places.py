@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from generation.instances.plan import parse_unit_id, unit_id
-from generation.shard_table import ShardTable
+from generation.shard_table import ShardTable, to_column
 
 _OPEN, _BURIED = 0, -1
 """In the index; anything else is a place in the log, counted from 1."""
@@ -98,12 +98,14 @@ class UnitPlaces(Mapping[str, UnitPlace]):
     def show(self, file: str, sha256: str, file_bytes: int, units: Sequence[tuple[str, int, int]]) -> list[str]:
         """A shard with rows [start, end) of units is committed; returns those that became visible through it."""
         won: list[str] = []
-        first = len(self)
+        first, log, indexes = len(self), self._log, self._index
         for unit, start, end in units:
             record, number = parse_unit_id(unit)
-            index = self._index_of(record, number + 1)
+            index = indexes[record] if record < len(indexes) else ()
+            if number >= len(index):
+                index = self._index_of(record, number + 1)
             if index[number] == _OPEN:
-                self._log.extend((record, number, start, end))
+                log.fromlist([record, number, start, end])
                 won.append(unit)
                 index[number] = first + len(won)
                 self._settled[record] += 1
@@ -126,8 +128,8 @@ class UnitPlaces(Mapping[str, UnitPlace]):
         firsts = np.frombuffer(self.shards.first, np.int32)[first_shard:]
         begin = int(firsts[0]) if len(firsts) else len(self)
         log = np.frombuffer(self._log, np.int32).reshape(-1, len(_FIELDS))[begin:]
-        columns = [pa.array(np.ascontiguousarray(log[:, column])) for column in range(len(_FIELDS))]
-        offsets = pa.array(np.append(firsts - begin, len(log)).astype(np.int32))
+        columns = [to_column(log[:, column]) for column in range(len(_FIELDS))]
+        offsets = to_column(np.append(firsts - begin, len(log)))
         units = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(columns, list(_FIELDS)))
         return pa.record_batch({**self.shards.columns(first_shard), "units": units})
 
@@ -166,7 +168,7 @@ class UnitPlaces(Mapping[str, UnitPlace]):
             self._settled.append(0)
         index = self._index[record]
         if num_units > len(index):
-            index.frombytes(bytes(index.itemsize * (num_units - len(index))))
+            index.frombytes(bytes(index.itemsize * (num_units + num_units // 8 - len(index))))
         return index
 
     def _shard_of(self, position: int) -> int:

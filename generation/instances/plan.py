@@ -7,7 +7,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -104,7 +103,6 @@ def unit_id(record_index: int, unit_number: int) -> str:
     return f"{record_index:06d}-{unit_number:06d}"
 
 
-@lru_cache(maxsize=2**14)  # the units in the hands of a thousand replicas, each looked up several times
 def parse_unit_id(unit: str) -> tuple[int, int]:
     """(record index, unit number) of a unit id."""
     record_index, unit_number = unit.split("-")
