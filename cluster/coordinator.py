@@ -61,7 +61,7 @@ class Coordinator:
 
     async def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
         """What a replica shall do next. Once it drains, none has anything left to begin."""
-        desk = await self._open()
+        desk = self._desk or await self._open()
         now = self._clock()
         self._hear(desk, replica_id, beat, now)
         if self._draining:
@@ -96,7 +96,7 @@ class Coordinator:
             StorageError: Not known to be durable; commit the same file again.
             RunLockedError: Another driver has taken the run over.
         """
-        desk = await self._open()
+        desk = self._desk or await self._open()
         outcome = desk.ledger.commit(replica_id, [u.unit for u in commit.units], commit.file, self._clock())
         if outcome.lost:
             logger.info("lease %s of %s: %s came too late", lease_id, replica_id, ", ".join(outcome.lost))
@@ -207,7 +207,7 @@ class Coordinator:
         try:
             await desk.log(entries)
         except RunLockedError as error:
-            self._fenced = error
+            self._fenced, self._desk = error, None
             raise
         except StorageError:
             if self._desk is desk:

@@ -38,7 +38,7 @@ class Leases:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._by_renewal: OrderedDict[str, None] = OrderedDict()  # a dict whose first entry changes is slow to find it
-        self._held_once: OrderedDict[str, None] = OrderedDict()
+        self._held_once: dict[str, None] = {}
         self.members: OrderedDict[str, Member] = OrderedDict()
         self.holders: dict[str, list[str]] = {}
 
@@ -66,12 +66,14 @@ class Leases:
             self._by_renewal[replica] = None
         for unit in units:
             member.units[unit] = now
-            holders = self.holders.setdefault(unit, [])
-            holders.append(replica)
-            if twice and len(holders) == 1:
-                self._held_once[unit] = None
-            else:
+            holders = self.holders.get(unit)
+            if holders is not None:
+                holders.append(replica)
                 self._held_once.pop(unit, None)
+                continue
+            self.holders[unit] = [replica]
+            if twice:
+                self._held_once[unit] = None
 
     def let_go(self, replica: str, unit: str) -> bool:
         """A replica does not hold a unit any more; returns whether it did and nobody else does."""
@@ -85,11 +87,15 @@ class Leases:
             self._held_once.pop(unit, None)
         return not holders
 
-    def settle(self, unit: str) -> None:
-        """Nobody needs to hold a unit any more."""
-        for replica in self.holders.pop(unit):
+    def settle(self, unit: str) -> bool:
+        """Nobody needs to hold a unit any more; returns whether somebody did."""
+        holders = self.holders.pop(unit, None)
+        if holders is None:
+            return False
+        for replica in holders:
             self._take_from(replica, unit)
         self._held_once.pop(unit, None)
+        return True
 
     def overdue(self, now: float) -> Iterator[tuple[str, Member]]:
         """Replicas that hold units past their deadline; whoever iterates takes all of them back."""

@@ -5,7 +5,7 @@ is visible or given up is in the manifest, and replicas say what they hold.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cluster.free_units import FreeUnits
 from cluster.leases import Leases
@@ -17,8 +17,7 @@ MAX_UNITS_PER_LEASE = 4
 _SMOOTHING = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """Units handed to a replica.
 
     Attributes:
@@ -32,8 +31,7 @@ class Grant:
     care: Care | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of the units of a commit.
 
     Attributes:
@@ -146,8 +144,7 @@ class Ledger:
         self._time(now - member.units.get(units[0], now))
         won, committed, lost = list[str](), list[str](), list[str]()
         for unit in units:
-            if self._is_open(unit):
-                self._settle(unit, file, replica)
+            if self._settle(unit, file, replica):
                 won.append(unit)
                 committed.append(unit)
             else:
@@ -166,9 +163,8 @@ class Ledger:
 
     def give_up(self, unit: str, reason: str) -> bool:
         """Give a unit up for good; False where it is settled already."""
-        if not self._is_open(unit):
+        if not self._settle(unit, None):
             return False
-        self._settle(unit, None)
         self._buried.append((unit, reason))
         return True
 
@@ -218,13 +214,14 @@ class Ledger:
         self._leases.hold(replica, units, now, twice=not suspect)
         return Grant(self._num_grants, tuple(units), self._suspects.care(units[0]) if suspect else None)
 
-    def _settle(self, unit: str, file: str | None, replica: str = "") -> None:
-        if unit in self._leases.holders:
-            self._leases.settle(unit)
-        else:
+    def _settle(self, unit: str, file: str | None, replica: str = "") -> bool:
+        if not self._leases.settle(unit):
+            if not self._is_open(unit):
+                return False
             self._free.claim(unit)
         self._suspects.settle(unit, replica)
         self._settling[unit] = file
+        return True
 
     def _take_back(self, replica: str, unit: str, why: str, blame: bool) -> None:
         if replica not in self._leases.holders.get(unit, ()):

@@ -98,12 +98,12 @@ class UnitPlaces(Mapping[str, UnitPlace]):
     def show(self, file: str, sha256: str, file_bytes: int, units: Sequence[tuple[str, int, int]]) -> list[str]:
         """A shard with rows [start, end) of units is committed; returns those that became visible through it."""
         won: list[str] = []
-        first, log, indexes = len(self), self._log, self._index
+        first, log = len(self), self._log
+        last, index = -1, array("i")
         for unit, start, end in units:
             record, number = parse_unit_id(unit)
-            index = indexes[record] if record < len(indexes) else ()
-            if number >= len(index):
-                index = self._index_of(record, number + 1)
+            if record != last or number >= len(index):
+                last, index = record, self._index_of(record, number + 1)
             if index[number] == _OPEN:
                 log.fromlist([record, number, start, end])
                 won.append(unit)
