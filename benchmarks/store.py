@@ -27,7 +27,7 @@ from generation.config import GenerationConfig
 from generation.instances.flow import InstanceContext
 from generation.instances.plan import unit_id
 from generation.manifest import replay, take_over
-from generation.manifest_state import ShardLine
+from generation.manifest_state import Shard
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import ROW_SCHEMA, SHARD_OPTIONS, Row, batch_to_rows, row_id, rows_to_batch
 from generation.storage import Store, digest, json_lines
@@ -89,9 +89,8 @@ def psi(folder: Path, shards: Shards) -> tuple[float, float, int]:
     size, started = 0, time.perf_counter()
     for units in shards:
         commit = writer.write(units).commit
-        places = tuple((place.unit, place.start, place.end) for place in commit.units)
         counters = commit.instances, commit.rejections, commit.tokens
-        manifest.append([ShardLine(commit.file, commit.sha256, commit.file_bytes, places, *counters).to_json()])
+        manifest.append([Shard(commit.file, commit.sha256, commit.file_bytes, commit.units, *counters)])
         size += commit.file_bytes
     written = time.perf_counter()
     reader = ShardReader(store)

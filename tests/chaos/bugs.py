@@ -8,7 +8,7 @@ import cluster.coordinator_link
 from cluster.cli import main
 from cluster.coordinator import Coordinator
 from cluster.protocol import BeatAnswer, CommitAnswer, ShardCommit, UnitRows
-from generation.manifest_state import ShardLine
+from generation.manifest_state import Shard
 
 
 class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start of its name
@@ -19,8 +19,7 @@ class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start
         again = tuple((u.unit, u.start, u.end) for u in commit.units if u.unit in places)
         answer = await super().commit(replica_id, lease_id, commit)
         if again:
-            line = ShardLine(commit.file, commit.sha256, commit.file_bytes, again)
-            await (await self._open()).log([line.to_json()])
+            await (await self._open()).log([Shard(commit.file, commit.sha256, commit.file_bytes, again, {}, {}, {})])
         return answer
 
     async def beat(self, *arguments: Any) -> BeatAnswer:

@@ -42,12 +42,11 @@ class Lines:
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Take lines in."""
         for line in lines:
-            if "tombstone" in line:
-                self.tombstones[line["tombstone"]] += 1
-            elif "file" in line:
-                self.shards.setdefault(line["file"], []).append((line["sha256"], line["bytes"]))
-                for unit, start, end in line["units"]:
-                    self.places.setdefault(unit, []).append((line["file"], start, end))
+            self.tombstones.update(line.get("tombstones", {}).keys())
+            for file, sha256, file_bytes, units in line.get("shards", []):
+                self.shards.setdefault(file, []).append((sha256, file_bytes))
+                for unit, start, end in units:
+                    self.places.setdefault(unit, []).append((file, start, end))
 
     def settled(self) -> Counter[str]:
         """Unit to how often it is listed or given up."""

@@ -23,51 +23,54 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def listing(run: Path, unit: str) -> tuple[Path, int]:
-    """The segment and the line that list a unit."""
+def listing(run: Path, unit: str) -> tuple[Path, dict, int]:
+    """The segment that lists a unit, its line, and the place of the shard in it."""
     for path in sorted(run.glob("manifest/*.jsonl")):
-        for number, line in enumerate(path.read_text().splitlines()):
-            if any(each[0] == unit for each in json.loads(line).get("units", [])):
-                return path, number
+        line = json.loads(path.read_text())
+        for number, (_, _, _, units) in enumerate(line.get("shards", [])):
+            if any(each[0] == unit for each in units):
+                return path, line, number
     raise AssertionError(unit)
 
 
-def edit(path: Path, number: int, change: Callable[[dict], object]) -> None:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    change(lines[number])
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+def edit(run: Path, unit: str, change: Callable[[list], object]) -> None:
+    path, line, number = listing(run, unit)
+    change(line["shards"][number][3])
+    path.write_text(json.dumps(line) + "\n")
 
 
 def list_twice(run: Path) -> None:
-    path, number = listing(run, "000000-000000")
-    path.write_text(path.read_text() + path.read_text().splitlines()[number] + "\n")
+    path, line, number = listing(run, "000000-000000")
+    line["shards"].append(line["shards"][number])
+    path.write_text(json.dumps(line) + "\n")
 
 
 def list_half(run: Path) -> None:
-    edit(*listing(run, "000000-000000"), lambda line: line["units"][0].__setitem__(2, line["units"][0][2] - 1))
+    edit(run, "000000-000000", lambda units: units[0].__setitem__(2, units[0][2] - 1))
 
 
 def list_another_units_rows(run: Path) -> None:
-    edit(*listing(run, "000000-000001"), lambda line: line["units"][-1].__setitem__(0, "000000-000777"))
+    edit(run, "000000-000001", lambda units: units[-1].__setitem__(0, "000000-000777"))
 
 
 def bury(run: Path) -> None:
-    path, _ = listing(run, "000000-000000")
-    path.write_text(path.read_text() + json.dumps({"tombstone": "000000-000000", "reason": "none"}) + "\n")
+    path, line, _ = listing(run, "000000-000000")
+    line["tombstones"]["000000-000000"] = "none"
+    path.write_text(json.dumps(line) + "\n")
 
 
 def lose_a_unit(run: Path) -> None:
-    edit(*listing(run, "000000-000000"), lambda line: line.update(units=[]))
+    edit(run, "000000-000000", lambda units: units.clear())
 
 
 def lose_a_shard(run: Path) -> None:
-    path, number = listing(run, "000000-000000")
-    (run / json.loads(path.read_text().splitlines()[number])["file"]).unlink()
+    _, line, number = listing(run, "000000-000000")
+    (run / line["shards"][number][0]).unlink()
 
 
 def cut_a_shard(run: Path) -> None:
-    path, number = listing(run, "000000-000000")
-    shard = run / json.loads(path.read_text().splitlines()[number])["file"]
+    _, line, number = listing(run, "000000-000000")
+    shard = run / line["shards"][number][0]
     shard.write_bytes(shard.read_bytes()[:-100])
 
 

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from generation.errors import RunLockedError
 from generation.instances.plan import unit_id
 from generation.manifest import replay, take_over
-from generation.manifest_state import ShardLine
+from generation.manifest_state import Shard
 from generation.storage import Store
 from generation.sweep import ROWS_FOLDER, Swept, sweep_rows
 
 
-def put(store: Store, name: str) -> dict:
-    """A shard of one unit, and the line that commits it; the unit's number is the last letter's."""
+def put(store: Store, name: str) -> Shard:
+    """A shard of one unit, as it is committed; the unit's number is the last letter's."""
     content = name.encode() * 100
     file = f"{ROWS_FOLDER}/{name}"
     store.write_new(file, content)
     units = ((unit_id(0, ord(name[-1])), 0, 1),)
-    return ShardLine(file, hashlib.sha256(content).hexdigest(), len(content), units).to_json()
+    return Shard(file, hashlib.sha256(content).hexdigest(), len(content), units, {}, {}, {})
 
 
 def test_what_is_not_visible_is_removed_and_counted(tmp_path):
