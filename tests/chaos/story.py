@@ -137,7 +137,8 @@ class Story:
             content = (self.folder / "manifest" / name).read_text()
             (self.history / name).write_text(content)
             lines = [json.loads(line) for line in content.splitlines()]
-            self._units |= {place[0]: tuple(place) for line in lines for place in line.get("units", [])}
+            shards = [shard for line in lines for shard in line.get("shards", [])]
+            self._units |= {place[0]: tuple(place) for *_, places in shards for place in places}
 
     def _undo(self, now: float) -> None:
         due = [undo for when, undo in self._later if when <= now]

@@ -36,7 +36,7 @@ def planned(run: Path) -> set[str]:
 
 def committed(run: Path) -> set[str]:
     lines = [json.loads(line) for path in run.glob("manifest/*.jsonl") for line in path.read_text().splitlines()]
-    return {unit for line in lines for unit, _, _ in line.get("units", [])}
+    return {unit for line in lines for *_, places in line.get("shards", []) for unit, _, _ in places}
 
 
 def ray_on(hosts: Hosts) -> tuple[Host, Host]:
