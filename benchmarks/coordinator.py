@@ -2,9 +2,11 @@
 
 The coordinator is the real one, with its ledger, group commit, manifest and snapshots, on an event loop whose clock is simulated: a write
 to storage takes 100 ms of that clock, and its real cost is that of the same bytes on a local file. The replicas are a thousand times
-faster than real ones, so that the coordinator is the limit; one in a thousand dies with a lease in hand. All real time is counted: the
-replicas' own, and the event loop's; it is that of this process's cores. A restart, and the memory that a coordinator holds with all units
-committed, are those of a fresh process on the files that the run left.
+faster than real ones, so that the coordinator is the limit; one in a thousand dies with a lease in hand. A pair is one lease of up to four
+units, and one commit of them. All CPU time from the first lease to the last commit is counted: of the coordinator with its manifest and
+snapshots, of the event loop, and of the replicas, which make the lease's beat and the shard's commit (about a fifth of it). It is that
+of one core, and without the pickling and the sockets of Ray, which `ray_leases_per_second` has. A restart, and the memory that a
+coordinator holds with all units committed, are those of a fresh process on the files that the run left.
 """
 
 import argparse
