@@ -116,8 +116,8 @@ class Ledger:
         """Units for a replica, or None where there is nothing that it should do.
 
         First come units that failed, alone; then those that came back from others, since they hold up the plan order. Then the replica
-        stays with its bundle, or takes the largest. Where nothing is free, it gets the unit that another replica has had for longest,
-        if that is longer than units take: the first to commit it wins.
+        stays with its bundle, or takes the largest. Where nothing is free, a replica with empty hands, which it would not slow down, gets
+        the unit that another one has had for longest, if that is longer than units take: the first to commit it wins.
         """
         self.expire(now)
         member = self._leases.touch(replica, now)
@@ -129,7 +129,7 @@ class Ledger:
             self._free.move(member.bundle, bundle)
             member.bundle = bundle
             units = self._free.take(bundle, size)
-        if not units and self._unit_seconds is not None:
+        if not units and not member.units and self._unit_seconds is not None:
             unit = self._leases.straggler_for(replica, now - self._unit_seconds)
             units = [] if unit is None else [unit]
         return self._grant(replica, units, now) if units else None

@@ -191,6 +191,15 @@ def test_a_lease_whose_answer_was_lost_comes_back_though_its_replica_works_on():
     assert book.lease("s", 13.0).units == lost.units
 
 
+def test_a_replica_that_still_holds_a_unit_is_not_slowed_down_by_another_one_again():
+    book = ledger(("b", 3))
+    first, second, third = (book.lease(replica, 0.0).units for replica in "xyx")
+    book.commit("x", first, "f", 1.0)
+    assert book.lease("x", 9.0) is None
+    book.commit("x", third, "g", 9.0)
+    assert book.lease("x", 9.0).units == second
+
+
 def test_the_last_units_go_to_a_second_replica_once_they_take_longer_than_usual():
     book = ledger(("b", 3))
     leases = [book.lease(replica, float(at)) for at, replica in enumerate("xyz")]
