@@ -31,6 +31,7 @@ import cluster.coordinator
 from benchmarks.support.virtual_time import Grid, QuickStore, VirtualLoop
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import coordinator_actor
+from cluster.ledger import MAX_UNITS_PER_LEASE
 from cluster.protocol import Beat, Lease, ShardCommit, UnitRows
 from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
 from generation.spent import Spent
@@ -48,6 +49,8 @@ _WINDOW = 0.05
 _COST_EVERY = 0.001
 _GRID_SECONDS = 0.005
 _THREADS = 8
+_FIRST_ROWS = range(0, MAX_UNITS_PER_LEASE * _FLOWS_PER_UNIT, _FLOWS_PER_UNIT)
+_LAST_ROWS = range(_FLOWS_PER_UNIT, (MAX_UNITS_PER_LEASE + 1) * _FLOWS_PER_UNIT, _FLOWS_PER_UNIT)
 _DIGESTS = [randbytes(32).hex() for _ in range(1_000)]
 _INSTANCES, _REJECTIONS = {"t": 100}, {"t/parse/no input tag": 28}
 _TOKENS = {
@@ -157,7 +160,7 @@ def plan(units: int) -> list[PlanRecord]:
 
 def shard(replica: str, number: int, lease: Lease) -> ShardCommit:
     """A commit of all units of a lease."""
-    rows = tuple(UnitRows(unit, i * _FLOWS_PER_UNIT, (i + 1) * _FLOWS_PER_UNIT) for i, unit in enumerate(lease.units))
+    rows = tuple(map(UnitRows, lease.units, _FIRST_ROWS, _LAST_ROWS))
     file = f"rows/round-0/shard-{replica}-{number:06d}.arrow"
     return ShardCommit(file, _DIGESTS[number % len(_DIGESTS)], 10_000, rows, _INSTANCES, _REJECTIONS, _TOKENS)
 

@@ -97,7 +97,7 @@ class Coordinator:
             RunLockedError: Another driver has taken the run over.
         """
         desk = self._desk or await self._open()
-        outcome = desk.ledger.commit(replica_id, [u.unit for u in commit.units], commit.file, self._clock())
+        outcome = desk.ledger.commit(replica_id, [rows.unit for rows in commit.units], commit.file, self._clock())
         if outcome.lost:
             logger.info("lease %s of %s: %s came too late", lease_id, replica_id, ", ".join(outcome.lost))
         if outcome.won:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from generation.instances.plan import parse_unit_id, unit_id
+from generation.instances.plan import parse_unit_id, unit_id, unit_ids
 
 _SMOOTHING = 0.1
 _TOLERANCE = 1.1
@@ -156,7 +156,7 @@ class FreeUnits:
         record = self._records[index]
         if record.is_whole and not record.returned:
             first, record.fresh = record.fresh, min(record.fresh + size, record.num_units)
-            units = [unit_id(index, number) for number in range(first, record.fresh)]
+            units = unit_ids(index, first, record.fresh)
         else:
             units = self._pick(index, record, size)
         self._count(record.bundle, -len(units))

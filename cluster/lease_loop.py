@@ -171,7 +171,7 @@ class LeaseLoop:
                 self._stop_pulling()
             return
         # A lease that ran out may come back to the replica that still works on it.
-        lease = replace(lease, units=tuple(unit for unit in lease.units if unit not in self._held))
+        lease = lease._replace(units=tuple(unit for unit in lease.units if unit not in self._held))
         self._held.update(lease.units)
         self._lease_seconds = min(lease.seconds, self._lease_seconds or lease.seconds)
         if not lease.units:

@@ -1,7 +1,7 @@
 """Which replica holds which units, and until when. Pure; time is passed in."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -95,6 +95,21 @@ class Leases:
         for replica in holders:
             self._take_from(replica, unit)
         self._held_once.pop(unit, None)
+        return True
+
+    def settle_own(self, replica: str, units: Sequence[str]) -> bool:
+        """`settle` for units that this replica alone holds, which is faster; False, and nothing done, where one is not so."""
+        holders, own = self.holders, [replica]
+        for unit in units:
+            if holders.get(unit) != own:
+                return False
+        held = self.members[replica].units
+        for unit in units:
+            holders.pop(unit, None)  # a shard may name a unit twice
+            held.pop(unit, None)
+            self._held_once.pop(unit, None)
+        if not held:
+            del self._by_renewal[replica]
         return True
 
     def overdue(self, now: float) -> Iterator[tuple[str, Member]]:

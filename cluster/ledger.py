@@ -142,6 +142,12 @@ class Ledger:
         """A complete shard of `units` was written as `file`. Says the same when it is said again."""
         member = self._leases.touch(replica, now)
         self._time(now - member.units.get(units[0], now))
+        if self._leases.settle_own(replica, units):
+            self._leases.renew(replica, now)
+            self._suspects.settle(units, replica)
+            self._settling.update(dict.fromkeys(units, file))
+            own = tuple(units)
+            return Outcome(own, own, ())
         won, committed, lost = list[str](), list[str](), list[str]()
         for unit in units:
             if self._settle(unit, file, replica):
@@ -219,7 +225,7 @@ class Ledger:
             if not self._is_open(unit):
                 return False
             self._free.claim(unit)
-        self._suspects.settle(unit, replica)
+        self._suspects.settle([unit], replica)
         self._settling[unit] = file
         return True
 

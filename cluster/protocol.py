@@ -1,4 +1,7 @@
-"""What coordinator, replicas and driver say to each other. Plain data that pickles; no Ray, no behaviour."""
+"""What coordinator, replicas and driver say to each other. Plain data that pickles; no Ray, no behaviour.
+
+What goes with each lease and each commit is a tuple, which is made several times faster than a frozen dataclass.
+"""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -29,8 +32,7 @@ class GenerateJob:
     drain_seconds: float = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """What a replica says of itself with each `lease` and `beat`. Sums are over its life; losing one loses nothing.
 
     Attributes:
@@ -43,7 +45,7 @@ class Beat:
     steps: int = 0
     node: str = ""
     held: tuple[str, ...] = ()
-    spent: Spent = field(default_factory=Spent)
+    spent: Spent = Spent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,7 @@ class Care:
     skip: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """Units handed to one replica until a deadline. Losing it loses nothing.
 
     Attributes:
@@ -91,8 +92,7 @@ class Lease:
     care: Care | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseAnswer:
+class LeaseAnswer(NamedTuple):
     """The answer to "what shall I do?": a lease, or wait and ask again, or leave.
 
     Attributes:
@@ -114,8 +114,7 @@ class UnitRows(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class ShardCommit:
+class ShardCommit(NamedTuple):
     """A written shard that wants to be visible.
 
     Attributes:
@@ -132,13 +131,12 @@ class ShardCommit:
     sha256: str
     file_bytes: int
     units: tuple[UnitRows, ...]
-    instances: dict[str, int] = field(default_factory=dict)
-    rejections: dict[str, int] = field(default_factory=dict)
-    tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+    instances: dict[str, int]
+    rejections: dict[str, int]
+    tokens: dict[str, dict[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class CommitAnswer:
+class CommitAnswer(NamedTuple):
     """What became of a commit.
 
     Attributes:

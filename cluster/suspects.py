@@ -6,6 +6,7 @@ one death may have been chance. So one bad flow costs six engines, each further 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.protocol import Care
@@ -64,8 +65,10 @@ class Suspects:
             if end - first == 1:
                 suspect.deaths[first] += 1
 
-    def settle(self, unit: str, replica: str = "") -> None:
-        """A unit is settled, by this replica or by none that lives."""
-        self._suspects.pop(unit, None)
-        if self._in_flight.get(replica, ("",))[0] == unit:
+    def settle(self, units: Sequence[str], replica: str = "") -> None:
+        """Units are settled, by this replica or by none that lives."""
+        if self._suspects:
+            for unit in units:
+                self._suspects.pop(unit, None)
+        if self._in_flight.get(replica, ("",))[0] in units:
             del self._in_flight[replica]

@@ -1,6 +1,5 @@
 """Committed shards in about 55 bytes each: a name is a prefix that many share and a number, a digest is its bytes."""
 
-import re
 from array import array
 from collections.abc import Iterator
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-_NUMBERED = re.compile(r"(.*-)(\d{6,9})\.arrow")
 _WHOLE = -1
 """The number of a shard whose name is not as replicas write it: its prefix is the whole name."""
+
+_MAX_DIGITS = 9
+"""What 32 bits hold."""
 
 _SHA256_BYTES = 32
 _INT32 = pa.int32()
@@ -61,9 +62,10 @@ class ShardTable:
         digest = bytes.fromhex(sha256)
         if len(digest) != _SHA256_BYTES:
             raise ValueError(f"{file}: {sha256!r} is not a SHA-256")
-        match = _NUMBERED.fullmatch(file)
-        prefix, number = (match[1], int(match[2])) if match else (file, _WHOLE)
-        if match and _name(prefix, number) != file:
+        head, dash, tail = file.rpartition("-")
+        digits = tail.removesuffix(".arrow")
+        prefix, number = head + dash, int(digits) if digits.isdecimal() and len(digits) <= _MAX_DIGITS else _WHOLE
+        if _name(prefix, number) != file:
             prefix, number = file, _WHOLE
         self._prefix.append(self._intern(prefix))
         self._number.append(number)

@@ -97,19 +97,21 @@ class UnitPlaces(Mapping[str, UnitPlace]):
 
     def show(self, file: str, sha256: str, file_bytes: int, units: Sequence[tuple[str, int, int]]) -> list[str]:
         """A shard with rows [start, end) of units is committed; returns those that became visible through it."""
-        won: list[str] = []
-        first, log = len(self), self._log
-        last, index = -1, array("i")
+        won, rows, first = list[str](), list[int](), len(self)
+        last, record, index = "", -1, array("i")
         for unit, start, end in units:
-            record, number = parse_unit_id(unit)
-            if record != last or number >= len(index):
-                last, index = record, self._index_of(record, number + 1)
+            head, _, tail = unit.partition("-")  # units of a shard are neighbours: their record is looked up once
+            number = int(tail)
+            if head != last or number >= len(index):
+                last, record = head, int(head)
+                index = self._index_of(record, number + 1)
             if index[number] == _OPEN:
-                log.fromlist([record, number, start, end])
                 won.append(unit)
+                rows += (record, number, start, end)
                 index[number] = first + len(won)
                 self._settled[record] += 1
         if won:
+            self._log.fromlist(rows)
             self.shards.append(file, sha256, file_bytes, first)
         return won
 

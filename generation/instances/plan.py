@@ -95,12 +95,18 @@ class PlanRecord:
 
     def units(self) -> Iterator[str]:
         """Ids of its units, in plan order."""
-        return (unit_id(self.index, number) for number in range(self.num_units))
+        return iter(unit_ids(self.index, 0, self.num_units))
 
 
 def unit_id(record_index: int, unit_number: int) -> str:
     """The id of a unit; the alphabetical order of ids is plan order."""
     return f"{record_index:06d}-{unit_number:06d}"
+
+
+def unit_ids(record_index: int, start: int, end: int) -> list[str]:
+    """The ids of units [start, end) of a record."""
+    prefix = f"{record_index:06d}-"
+    return [f"{prefix}{number:06d}" for number in range(start, end)]
 
 
 def parse_unit_id(unit: str) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class CoordinatorThatListsHalf(Coordinator):
 
     async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
         units = tuple(UnitRows(u.unit, u.start, u.end - 1) for u in commit.units)
-        return await super().commit(replica_id, lease_id, replace(commit, units=units))
+        return await super().commit(replica_id, lease_id, commit._replace(units=units))
 
 
 MISTAKES = {"lists-again": CoordinatorThatListsAgain, "lists-half": CoordinatorThatListsHalf}
