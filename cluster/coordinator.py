@@ -40,7 +40,6 @@ class Coordinator:
 
     Raises:
         RunLockedError: Another coordinator took over at the same moment.
-        StorageError: The run folder cannot be read or written.
     """
 
     def __init__(self, uri: str, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,8 +55,13 @@ class Coordinator:
         self._spent: dict[str, Spent] = {}
         self._draining = False
         self._fenced: RunLockedError | None = None
-        self._opening, self._planning = asyncio.Lock(), asyncio.Lock()
-        self._desk: Desk | None = Desk(self._store, lease_seconds)
+        self._opening: asyncio.Task[Desk] | None = None
+        self._planning = asyncio.Lock()
+        self._desk: Desk | None = None
+        try:
+            self._desk = Desk(self._store, lease_seconds)
+        except StorageError as error:
+            logger.warning("the next call opens the run folder again: %s", error)
 
     async def lease(self, replica_id: str, beat: Beat) -> LeaseAnswer:
         """What a replica shall do next. Once it drains, none has anything left to begin."""
@@ -185,15 +189,21 @@ class Coordinator:
         return PrefixAnswer(settled, stale, prefix.planned, len(desk.records), prefix.num_settled)
 
     async def _open(self) -> Desk:
-        """The desk; after a failed write, a new one from what is on storage."""
+        """The desk; after a failed write, a new one from what is on storage. Who waits meanwhile shares one attempt."""
         if self._fenced:
             raise self._fenced
         if self._desk is not None:
             return self._desk
-        async with self._opening:
-            if self._desk is None:
-                self._desk = await asyncio.to_thread(Desk, self._store, self._lease_seconds)
+        if self._opening is None:  # else a thousand callers would wait for storage in turn, each with all its patience
+            self._opening = asyncio.create_task(self._reopen())
+        return await asyncio.shield(self._opening)
+
+    async def _reopen(self) -> Desk:
+        try:
+            self._desk = await asyncio.to_thread(Desk, self._store, self._lease_seconds)
             return self._desk
+        finally:
+            self._opening = None
 
     def _hear(self, desk: Desk, replica_id: str, beat: Beat, now: float) -> tuple[str, ...]:
         self._spent[replica_id] = beat.spent

@@ -6,7 +6,7 @@ from cluster.coordinator import Coordinator
 from cluster.protocol import Beat, BeatAnswer, Care, ShardCommit, UnitRows
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
-from generation.manifest import replay
+from generation.manifest import replay, take_over
 from generation.snapshot import Snapshot
 from generation.spent import Spent
 from generation.storage import Store
@@ -261,5 +261,45 @@ def test_a_unit_that_always_fails_is_given_up_for_good(tmp_path):
         again = coordinator(tmp_path)
         assert (await again.progress()).given_up == given_up
         assert (await again.lease("r", Beat())).lease is None
+
+    asyncio.run(scene())
+
+
+def full_disk(monkeypatch, failures: int) -> list[int]:
+    """The next take-overs fail; returns how many have been tried, as its length."""
+    tries: list[int] = []
+
+    def take_over_or_fail(store: Store):
+        tries.append(len(tries))
+        if len(tries) <= failures:
+            raise StorageError("the disk is full, as planned")
+        return take_over(store)
+
+    monkeypatch.setattr("cluster.desk.take_over", take_over_or_fail)
+    return tries
+
+
+def test_a_coordinator_that_starts_while_the_disk_is_full_goes_on_once_it_is_not(tmp_path, monkeypatch):
+    async def scene():
+        await coordinator(tmp_path).add_records([record(0)])
+        tries = full_disk(monkeypatch, failures=2)
+        second = coordinator(tmp_path)
+        with pytest.raises(StorageError, match="as planned"):
+            await second.lease("r", Beat())
+        assert (await second.lease("r", Beat())).lease.units
+        assert len(tries) == 3
+
+    asyncio.run(scene())
+
+
+def test_callers_that_wait_for_storage_share_one_attempt(tmp_path, monkeypatch):
+    async def scene():
+        tries = full_disk(monkeypatch, failures=2)
+        desk = coordinator(tmp_path)
+        answers = await asyncio.gather(*(desk.lease(f"r-{i}", Beat()) for i in range(50)), return_exceptions=True)
+        assert {str(answer) for answer in answers} == {"the disk is full, as planned"}
+        assert len(tries) == 2
+        assert await asyncio.gather(*(desk.beat(f"r-{i}", Beat()) for i in range(50))) == [BeatAnswer()] * 50
+        assert len(tries) == 3
 
     asyncio.run(scene())
