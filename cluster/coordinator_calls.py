@@ -35,16 +35,6 @@ class RemoteCoordinator:
         future.add_done_callback(forget)
         return future
 
-    def forget(self, replica_id: str, reason: str, blame: bool) -> None:
-        """A replica is dead; without blame, its units lose no attempt. Waits for the coordinator."""
-        import ray
-        from ray.exceptions import RayTaskError
-
-        try:
-            ray.get(self.handle.forget.remote(replica_id, reason, blame))
-        except RayTaskError as error:
-            raise cause_of(error) from None
-
 
 def cause_of(error: Exception) -> Exception:
     """What the remote code raised, as it raised it."""
