@@ -5,7 +5,8 @@ import pytest
 
 from cluster.protocol import GenerateJob
 from cluster.replica import Replica
-from generation.engines.base import Request, Sampling
+from generation.engines.base import Finished, Request, Sampling
+from generation.engines.scripted import ScriptedModel
 from generation.errors import EngineDeadError, StorageError
 from generation.flows import Flow, FlowCall
 from generation.rows import row_id
@@ -46,21 +47,29 @@ def test_every_flow_of_a_leased_unit_ends_as_one_visible_row(tmp_path: Path):
         assert sum(getattr(row, name) for row in flat) == sum(stage[name] for stage in progress.tokens.values()) > 0
 
 
-def test_units_in_hand_when_the_coordinator_drains_are_committed(tmp_path: Path):
+def test_units_in_hand_when_the_coordinator_drains_are_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps, begun, drained = ScriptedModel.step, threading.Event(), threading.Event()
+
+    def step_once_drained(model: ScriptedModel) -> list[Finished]:
+        begun.set()
+        drained.wait()
+        return steps(model)
+
+    monkeypatch.setattr(ScriptedModel, "step", step_once_drained)
     store = Store(str(tmp_path))
-    replica = Replica("r-0", scripted(seconds_per_step=0.02))
+    replica = Replica("r-0", scripted())
     with local_coordinator(store) as coordinator:
-        coordinator.add_records([plan_of(40)])
+        coordinator.add_records([plan_of(400)])
         thread = threading.Thread(target=replica.generate, args=(add_job(store), coordinator))
         thread.start()
-        while not coordinator.progress().leased:
-            pass
+        begun.wait()
         coordinator.drain()
+        drained.set()
         thread.join()
         progress = coordinator.progress()
     replica.stop()
     assert progress.leased == 0
-    assert 0 < progress.committed < 40
+    assert 0 < progress.committed < 400
 
 
 def test_a_replica_that_is_told_to_leave_does_so_at_once_and_can_generate_again(tmp_path: Path):
