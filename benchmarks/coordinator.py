@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from itertools import cycle
 from pathlib import Path
 from random import Random, randbytes
 from typing import Any
@@ -48,6 +49,7 @@ _DEATHS = 0.001
 _WINDOW = 0.05
 _COST_EVERY = 0.001
 _GRID_SECONDS = 0.005
+_DRAWS = 10_007
 _THREADS = 8
 _FIRST_ROWS = range(0, MAX_UNITS_PER_LEASE * _FLOWS_PER_UNIT, _FLOWS_PER_UNIT)
 _LAST_ROWS = range(_FLOWS_PER_UNIT, (MAX_UNITS_PER_LEASE + 1) * _FLOWS_PER_UNIT, _FLOWS_PER_UNIT)
@@ -87,7 +89,9 @@ class Run:
         self._folder = folder
         self._replicas = replicas
         self._units = units
-        self._rng = Random(0)
+        rng = Random(0)
+        self._durations = cycle([rng.uniform(*_UNIT_SECONDS) for _ in range(_DRAWS)])
+        self._fates = cycle([rng.random() < _DEATHS for _ in range(_DRAWS)])
         self._pairs = self._committed = self._deaths = 0
         self._costs = [(0, 0.0)]
 
@@ -124,8 +128,8 @@ class Run:
             if answer.lease is None:
                 await clock.after(answer.wait_seconds)
                 continue
-            await clock.after(self._rng.uniform(*_UNIT_SECONDS) * len(answer.lease.units))
-            if self._rng.random() < _DEATHS:
+            await clock.after(next(self._durations) * len(answer.lease.units))
+            if next(self._fates):
                 self._deaths += 1
                 await desk.forget(name, "killed", blame=False)
                 continue

@@ -234,9 +234,8 @@ class Coordinator:
 
 
 def _shard(commit: ShardCommit, won: tuple[str, ...]) -> Shard:
-    units = commit.units
-    if len(won) < len(units):
-        visible = set(won)
-        units = tuple(rows for rows in units if rows.unit in visible)
-    counters = commit.instances, commit.rejections, commit.tokens
-    return Shard(commit.file, commit.sha256, commit.file_bytes, units, *counters)
+    shard = Shard(*commit)
+    if len(won) == len(shard.units):
+        return shard
+    visible = set(won)
+    return shard._replace(units=tuple(rows for rows in commit.units if rows.unit in visible))

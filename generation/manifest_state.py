@@ -93,9 +93,7 @@ class ManifestState:
         _count(self.instances, line["instances"])
         _count(self.rejections, line["rejections"])
         _count_stages(self.tokens, line["tokens"])
-        settled: list[str] = []
-        for file, sha256, file_bytes, units in line["shards"]:
-            settled += self.places.show(file, sha256, file_bytes, units)
+        settled = self.places.show(line["shards"])
         for unit, reason in line["tombstones"].items():
             if self.places.bury(unit):
                 self.tombstones[unit] = reason

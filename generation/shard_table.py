@@ -76,7 +76,7 @@ class ShardTable:
     def columns(self, start: int) -> dict[str, pa.Array]:
         """The shards from one on, as columns."""
         used, prefixes = np.unique(np.frombuffer(self._prefix, np.int32)[start:], return_inverse=True)
-        texts = pa.array([self._texts[prefix] for prefix in used], pa.string())
+        texts = _to_strings([self._texts[prefix] for prefix in used])
         buffer = pa.py_buffer(bytes(self._sha256[_SHA256_BYTES * start :]))
         kind = pa.binary(_SHA256_BYTES)
         return {
@@ -109,6 +109,13 @@ def to_column(values: "np.ndarray[Any, Any]", kind: pa.DataType = _INT32) -> pa.
     """A copy of integers as a column. `pa.array` does it too, once it has imported pandas, where that is installed."""
     buffer = pa.py_buffer(values.astype(kind.to_pandas_dtype()).tobytes())
     return pa.Array.from_buffers(kind, len(values), [None, buffer])
+
+
+def _to_strings(texts: list[str]) -> pa.Array:
+    """A column of texts, without the pandas of `pa.array`."""
+    contents = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, contents)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets.tobytes()), pa.py_buffer(b"".join(contents)))
 
 
 def _name(prefix: str, number: int) -> str:

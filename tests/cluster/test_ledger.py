@@ -29,7 +29,7 @@ def unit(record: int, number: int) -> str:
 
 
 def show(places: UnitPlaces, file: str, *units: str) -> None:
-    places.show(file, hashlib.sha256(file.encode()).hexdigest(), 10, [(name, 0, 2) for name in units])
+    places.show([(file, hashlib.sha256(file.encode()).hexdigest(), 10, [(name, 0, 2) for name in units])])
 
 
 def test_a_lease_holds_units_of_one_record_and_ends_with_their_commit():

@@ -67,17 +67,19 @@ def test_a_settled_unit_never_changes_again():
     st.lists(st.tuples(st.sampled_from(["", "rows/r-", "rows/s-00-", "x"]), st.lists(st.integers(0, 40), max_size=5)))
 )
 def test_places_are_a_mapping_in_plan_order_and_come_back_from_their_columns(shards):
-    places, expected, copy = UnitPlaces(), {}, UnitPlaces()
+    places, expected, copy, at_once, line = UnitPlaces(), {}, UnitPlaces(), UnitPlaces(), []
     for number, (prefix, units) in enumerate(shards):
         file = f"{prefix}{number * 99_991:06d}.arrow" if prefix else f"odd-{number}"
-        won = places.show(file, sha(file), 10, [(unit(u), i, i + 2) for i, u in enumerate(units)])
+        line.append((file, sha(file), 10, [(unit(u), i, i + 2) for i, u in enumerate(units)]))
+        won = places.show(line[-1:])
         for name in won:
             at = units.index(int(name[:6]) * 4 + int(name[7:]))
             expected[name] = UnitPlace(file, sha(file), at, at + 2)
         if number % 3 == 0:
             copy.extend(places.to_batch(len(copy.shards)))
     copy.extend(places.to_batch(len(copy.shards)))
-    for found in (places, copy):
+    assert at_once.show(line) == list(expected)
+    for found in (places, copy, at_once):
         assert dict(found) == expected
         assert list(found) == sorted(expected)
         assert list(found.shards) == list(dict.fromkeys(place.file for place in expected.values()))
@@ -318,7 +320,7 @@ def test_the_prefix_of_a_task_grows_in_plan_order_however_units_settle(order, bu
         prefix.add(record(index, task, units=2))
     for step, (index, number) in enumerate(order):
         name = f"{index:06d}-{number:06d}"
-        _ = places.bury(name) if step in buried else places.show(f"f{step}", sha(f"f{step}"), 10, [(name, 0, 2)])
+        _ = places.bury(name) if step in buried else places.show([(f"f{step}", sha(f"f{step}"), 10, [(name, 0, 2)])])
         settled = {(r, u) for r, u in order[: step + 1]}
         expected = []
         for one in [(0, 0), (0, 1), (2, 0), (2, 1)]:
@@ -344,7 +346,7 @@ def test_digests_of_long_prefixes_agree_too():
     for index in range(3):
         prefix.add(record(index, units=900))
     for name in (f"{i // 900:06d}-{i % 900:06d}" for i in range(2700)):
-        _ = places.bury(name) if name.endswith("7") else places.show(name, sha(name), 10, [(name, 0, 2)])
+        _ = places.bury(name) if name.endswith("7") else places.show([(name, sha(name), 10, [(name, 0, 2)])])
         digest = extend_digest(digest, SettledUnit(name, places.get(name)))
         digests.append(digest)
     assert all(prefix.agrees("a", count, digests[count]) for count in (2700, 0, 1, 899, 900, 901, 1024, 2048, 2699))
