@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from generation.instances.plan import parse_unit_id, unit_id
-from generation.shard_table import ShardTable, to_column
+from generation.shard_table import ShardTable, from_column, to_column
 
 _OPEN, _BURIED = 0, -1
 """In the index; anything else is a place in the log, counted from 1."""
@@ -146,8 +146,8 @@ class UnitPlaces(Mapping[str, UnitPlace]):
         """Append what `to_batch` gave; its units are all open here."""
         begin, lists = len(self), batch.column("units")
         units = lists.flatten()
-        log = np.stack([units.field(column).to_numpy() for column in range(len(_FIELDS))], axis=1)
-        offsets = lists.offsets.to_numpy()
+        log = np.stack([from_column(units.field(column)) for column in range(len(_FIELDS))], axis=1)
+        offsets = from_column(lists.offsets)
         self.shards.extend(batch, begin + offsets[:-1] - offsets[0])
         self._append(log)
 
