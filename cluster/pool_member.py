@@ -149,7 +149,8 @@ def start_member(pool: str, number: int, config: PoolConfig, placement: Placemen
         "max_concurrency": _CONCURRENCY,
         "runtime_env": {"env_vars": variables},
     }
-    handle, group = start_actor(Replica, placement, options, (replica_id, config.engine, config.gpus, rung))
+    canary = number == 0
+    handle, group = start_actor(Replica, placement, options, (replica_id, config.engine, config.gpus, rung, canary))
     member = Member(number, replica_id, rung, handle, group, handle.ready.remote())
     member.locate()
     return member

@@ -4,6 +4,7 @@
     ray_psi_replica_seconds   run, arm, replica, part   the same of each replica, in runs of at most 64
     ray_psi_tokens            run, arm, kind            prompt, cached, generated and redone tokens of all replicas; accepted ones
     ray_psi_replica_tokens    run, arm, replica, kind   the same of each replica but `accepted`, in runs of at most 64
+    ray_psi_canary            run, arm, replica, kind   vLLM's own statistics, on the first replica of a pool (`time_ledger.canary_view`)
     ray_psi_rows              run, arm, kind            accepted; instance and rejection as committed
     ray_psi_units             run, arm, state           planned, committed, leased, given_up
     ray_psi_replicas          run, arm, state           ready, wanted
@@ -15,7 +16,7 @@ replicas are those of the driver's session; rows and units, and accepted tokens,
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.time_ledger import Noted, parts, summed
+from cluster.time_ledger import Noted, canary_view, parts, summed
 from generation.spent import Spent
 
 MAX_REPLICAS = 64
@@ -26,6 +27,7 @@ _LABELS = {
     "psi_replica_seconds": ("replica", "part"),
     "psi_tokens": ("kind",),
     "psi_replica_tokens": ("replica", "kind"),
+    "psi_canary": ("replica", "kind"),
     "psi_rows": ("kind",),
     "psi_units": ("state",),
     "psi_replicas": ("state",),
@@ -83,6 +85,8 @@ def series(noted: Noted, prefill_weight: float) -> dict[tuple[str, ...], float]:
     for replica, spent in noted.spent.items() if len(noted.spent) <= MAX_REPLICAS else ():
         found |= _named("psi_replica_seconds", parts(spent, prefill_weight), replica)
         found |= _named("psi_replica_tokens", _tokens(spent), replica)
+    for replica, spent in noted.spent.items():
+        found |= _named("psi_canary", canary_view(spent), replica)
     return found
 
 

@@ -59,9 +59,12 @@ class Replica:
         engine: The engine's section of the recipe, with absolute paths.
         gpus: GPUs that it has; a fraction of one that it shares. Without any, it binds itself to as many cores as the engine has threads.
         rung: How often an engine of its pool ran out of memory (`generation.engines.presets`).
+        canary: Whether its engine keeps its own statistics too.
     """
 
-    def __init__(self, replica_id: str, engine: EngineConfig, gpus: float = 0.0, rung: int = 0) -> None:
+    def __init__(
+        self, replica_id: str, engine: EngineConfig, gpus: float = 0.0, rung: int = 0, canary: bool = False
+    ) -> None:
         self._replica_id = replica_id
         self._began = time.monotonic()
         self._meter = ProcessMeter(children=True, gpu_share=gpus)
@@ -74,7 +77,7 @@ class Replica:
         if not gpus and threads is not None and self._in_actor:
             claim_cores(threads)
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
-        self._engine = build_engine(engine, replicas_per_gpu(gpus), rung)
+        self._engine = build_engine(engine, replicas_per_gpu(gpus), rung, canary=canary)
         self._pump = Pump(self._engine)
         self._pump.start()
         self._shards = itertools.count()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.report_files import RunFiles, number
-from cluster.time_ledger import from_json, parts, summed
+from cluster.time_ledger import canary_view, from_json, parts, summed
 from generation.arms import arm_spec
 from generation.energy_config import EnergyConfig
 from generation.engines.config import VllmEngine
@@ -24,7 +24,7 @@ def read_time(files: RunFiles, arm: str) -> dict[str, Any]:
 
     Returns:
         `seconds` by part (`cluster.time_ledger`) with `replica_seconds`, their sum; `wall_seconds`; `tokens`; speeds over the wall time; the
-        `roofline`; and `replicas`, the same parts for each replica.
+        `roofline`; `replicas`, the same parts for each replica; and `canaries`, what vLLM's own statistics say, of the replicas that keep them.
     """
     sessions = [line for line in _last_lines(files.metrics[arm]) if "spent" in line]
     weight = EnergyConfig.model_validate(files.settings.get("energy", {})).prefill_weight
@@ -44,6 +44,7 @@ def read_time(files: RunFiles, arm: str) -> dict[str, Any]:
         "accepted_tokens_per_gpu_hour": _per_gpu_hour(accepted, gpu_hours, sessions),
         "roofline": _roofline(files, arm, spent, sessions),
         "replicas": {name: parts(sums, weight) for name, sums in each.items()},
+        "canaries": {name: view for name, sums in each.items() if (view := canary_view(sums))},
     }
 
 

@@ -77,6 +77,22 @@ def parts(spent: Spent, prefill_weight: float) -> dict[str, float]:
     return dict(zip(PARTS, (*values, redone, spent.tail_seconds), strict=True))
 
 
+def canary_view(spent: Spent) -> dict[str, float]:
+    """What an engine's own statistics say next to what was counted here; empty where it kept none."""
+    if not spent.canary_steps:
+        return {}
+    return {
+        "kv_use": spent.canary_kv_use / spent.canary_steps,
+        "preemptions": spent.canary_preemptions,
+        "prefix_hit_share": _share(spent.canary_cached_tokens, spent.canary_prompt_tokens),
+        "counted_prefix_hit_share": _share(spent.cached_tokens, spent.prompt_tokens),
+    }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
 def to_json(spent: Spent) -> dict[str, float]:
     """As a JSON object, without what is zero."""
     return {name: round(value, 3) for name, value in asdict(spent).items() if value}

@@ -112,6 +112,11 @@ class Pump:
             prompt_tokens=stats.prompt_tokens,
             cached_tokens=stats.cached_tokens,
             output_tokens=stats.output_tokens,
+            canary_steps=stats.canary.steps,
+            canary_prompt_tokens=stats.canary.prompt_tokens,
+            canary_cached_tokens=stats.canary.cached_tokens,
+            canary_preemptions=stats.canary.preemptions,
+            canary_kv_use=stats.canary.kv_use,
         )
 
     def stop(self) -> None:

@@ -18,6 +18,11 @@ class Spent:
         cached_tokens: Those from the prefix cache.
         output_tokens: Generated for finished requests.
         redone_tokens: Output tokens of units that others had settled when it came to commit them.
+        canary_steps: The engine's own statistics, on the replicas that keep them (`generation.engines.base.CanaryCounts`).
+        canary_prompt_tokens: See there.
+        canary_cached_tokens: See there.
+        canary_preemptions: See there.
+        canary_kv_use: See there.
     """
 
     boot_seconds: float = 0.0
@@ -30,6 +35,11 @@ class Spent:
     cached_tokens: int = 0
     output_tokens: int = 0
     redone_tokens: int = 0
+    canary_steps: int = 0
+    canary_prompt_tokens: int = 0
+    canary_cached_tokens: int = 0
+    canary_preemptions: int = 0
+    canary_kv_use: float = 0.0
 
     @property
     def seconds(self) -> float:

@@ -77,6 +77,25 @@ class Finished:
     payload: Any
 
 
+@dataclass(frozen=True, slots=True)
+class CanaryCounts:
+    """What an engine's own statistics say, in sums over its steps, against which ours can be checked. All zero where they are off.
+
+    Attributes:
+        steps: Steps that reported.
+        prompt_tokens: Looked up in the prefix cache when a request was scheduled first.
+        cached_tokens: Those that it held.
+        preemptions: Requests that were scheduled again, having lost their KV cache to others.
+        kv_use: Sum of the share of the KV cache in use after each step.
+    """
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    kv_use: float = 0.0
+
+
 @dataclass(slots=True)
 class EngineStats:
     """Counters since the engine started."""
@@ -88,6 +107,7 @@ class EngineStats:
     output_tokens: int = 0
     by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     """Stage to counts of `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`."""
+    canary: CanaryCounts = CanaryCounts()
 
 
 class Engine(Protocol):

@@ -6,10 +6,20 @@ Token ids go in and come out: the shared prefix is encoded once and finished ids
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from generation.engines.base import Completion, EngineStats, Finished, FinishReason, Prepared, Request, Sampling
+from generation.engines.base import (
+    CanaryCounts,
+    Completion,
+    EngineStats,
+    Finished,
+    FinishReason,
+    Prepared,
+    Request,
+    Sampling,
+)
 from generation.engines.config import VllmEngine
 from generation.engines.presets import EngineSettings, settings_here
 from generation.engines.prompts import PromptEncoder
@@ -27,15 +37,18 @@ class VllmModel:
         config: Its section of the recipe.
         replicas_per_gpu: Engines that share its GPU.
         rung: How often an engine like it ran out of memory (`generation.engines.presets`).
+        canary: Whether vLLM keeps its own statistics, which cost time in each step.
 
     Attributes:
         engine: vLLM's `LLMEngine`, once started.
     """
 
-    def __init__(self, config: VllmEngine, replicas_per_gpu: int = 1, rung: int = 0) -> None:
+    def __init__(self, config: VllmEngine, replicas_per_gpu: int = 1, rung: int = 0, canary: bool = False) -> None:
         self._settings = settings_here(config, replicas_per_gpu, rung)
         self.max_in_flight = self._settings.max_num_seqs
         self._rung = rung
+        self._canary = canary
+        self._counts = CanaryCounts()
         self._log_start = error_log().end()
         self._config = config
         self._tally = Tally()
@@ -57,7 +70,7 @@ class VllmModel:
             raise EngineError(f"model {config.model}: there is no config.json; name a model folder or a hub id")
         try:
             self._load_tokenizer()
-            self.engine = _start_engine(config, self._settings)
+            self.engine = _start_engine(config, self._settings, canary=self._canary)
             self._core = EngineCore(self.engine, self._sampling)
         except Exception as error:
             logged = error_log().root_cause(self._log_start)
@@ -104,11 +117,13 @@ class VllmModel:
             EngineDeadError: The engine cannot go on.
         """
         try:
-            ended = self._running().step()
+            core = self._running()
+            ended = core.step()
         except Exception as error:
             raise self._death(error) from error
         finished = [self._finish(one) for one in ended]
         self._tally.stepped(len(self._unfinished))
+        self._counts = core.canary
         return finished
 
     def decode(self, finished: Sequence[Finished]) -> list[Completion]:
@@ -129,7 +144,7 @@ class VllmModel:
 
     def stats(self) -> EngineStats:
         """Counters so far."""
-        return self._tally.stats()
+        return replace(self._tally.stats(), canary=self._counts)
 
     def close(self) -> None:
         """Shut the engine core down and free its memory."""
@@ -192,7 +207,7 @@ def _stop_ids(tokenizer: Any, generation: Any) -> frozenset[int]:
     return frozenset(one for one in (*ids, tokenizer.eos_token_id) if one is not None)
 
 
-def _start_engine(config: VllmEngine, settings: EngineSettings) -> Any:
+def _start_engine(config: VllmEngine, settings: EngineSettings, *, canary: bool) -> Any:
     set_environment(config)
     import torch
     from vllm.engine.arg_utils import EngineArgs
@@ -205,5 +220,5 @@ def _start_engine(config: VllmEngine, settings: EngineSettings) -> Any:
         torch.set_num_threads(config.threads)
     multiprocess = not on_cpu if config.multiprocess is None else config.multiprocess
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
-    arguments = EngineArgs(**engine_arguments(config, settings, on_cpu=on_cpu))
+    arguments = EngineArgs(**engine_arguments(config, settings, on_cpu=on_cpu, canary=canary))
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=multiprocess)

@@ -12,7 +12,9 @@ EXECUTE_TIMEOUT_SECONDS = 120
 """A step of several GPUs that takes longer hangs; vLLM waits 300 s."""
 
 
-def engine_arguments(config: VllmEngine, settings: EngineSettings, *, on_cpu: bool) -> dict[str, Any]:
+def engine_arguments(
+    config: VllmEngine, settings: EngineSettings, *, on_cpu: bool, canary: bool = False
+) -> dict[str, Any]:
     """Fields of vLLM's `EngineArgs`. `async_scheduling` stays unset, which is on wherever it can be."""
     graphs = not on_cpu and not config.enforce_eager
     return {
@@ -42,7 +44,7 @@ def engine_arguments(config: VllmEngine, settings: EngineSettings, *, on_cpu: bo
         "distributed_executor_backend": executor_backend(config),
         # Fresh for every engine: two replicas with one seed would write the same texts for the same prompts.
         "seed": secrets.randbelow(2**31),
-        "disable_log_stats": True,
+        "disable_log_stats": not canary,
         "use_tqdm_on_load": False,
     }
 

@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from generation.engines.base import Sampling
+from generation.engines.base import CanaryCounts, Sampling
 from generation.errors import EngineError
 
 _NEEDED = (
@@ -45,12 +45,16 @@ class EngineCore:
         engine: The `LLMEngine`.
         parameters: Makes vLLM's sampling parameters (final outputs, no text, n = 1) of ours.
 
+    Attributes:
+        canary: What vLLM's statistics said so far, where they are on.
+
     Raises:
         EngineError: This vLLM lacks what is needed.
     """
 
     def __init__(self, engine: Any, parameters: Callable[[Sampling], Any]) -> None:
         _check(engine)
+        self.canary = CanaryCounts()
         self._client = engine.engine_core
         self._inputs = engine.input_processor
         self._tasks = engine.get_supported_tasks()
@@ -79,7 +83,10 @@ class EngineCore:
         """One step; what ended in it."""
         ended: list[Ended] = []
         open_ids, cached = self._ids, self._cached
-        for output in self._client.get_output().outputs:
+        outputs = self._client.get_output()
+        if outputs.scheduler_stats is not None:
+            self.canary = _counted(self.canary, outputs.scheduler_stats)
+        for output in outputs.outputs:
             name = output.request_id
             ids = open_ids.get(name)
             if ids is None:  # it was aborted while this token was on its way
@@ -104,6 +111,18 @@ class EngineCore:
         """A request of this sampling, checked and completed by vLLM."""
         tokens = {"type": "token", "prompt_token_ids": prompt}
         return self._inputs.process_inputs("", tokens, self._parameters(sampling), supported_tasks=self._tasks)
+
+
+def _counted(so_far: CanaryCounts, stats: Any) -> CanaryCounts:
+    """With one more of vLLM's `SchedulerStats`, which count since the one before."""
+    prefix = stats.prefix_cache_stats
+    return CanaryCounts(
+        so_far.steps + 1,
+        so_far.prompt_tokens + prefix.queries,
+        so_far.cached_tokens + prefix.hits,
+        so_far.preemptions + prefix.preempted_requests,
+        so_far.kv_use + stats.kv_cache_usage,
+    )
 
 
 def _check(engine: Any) -> None:

@@ -1,5 +1,7 @@
+import inspect
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from cluster.crew import Crew
 from cluster.deaths import NODE_DEATHS, WINDOW_SECONDS, Deaths
 from cluster.nodes import Node, NodeWatch, nodes_to_avoid
 from cluster.placement import Placement, plan_placement
-from cluster.pool_member import Member
+from cluster.pool_member import Member, start_member
+from cluster.replica import Replica
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import EngineDeadError, EngineError, EngineMemoryError, GaveUpError
 from tests.cluster.stand_in import scripted
@@ -208,3 +211,19 @@ def test_gpus_of_one_node_belong_to_one_actor_and_those_of_several_to_a_group() 
     assert plan_placement(pool(0.5)) == Placement(4.0, 0.5)
     assert plan_placement(pool(4, tensor_parallel=4), ["x"]) == Placement(4.0, 4.0, avoid=("x",))
     assert plan_placement(pool(4, tensor_parallel=2, pipeline_parallel=2)) == Placement(1.0, 0.0, bundles=4)
+
+
+def test_the_engines_own_statistics_are_on_in_the_first_replica_of_a_pool_alone(monkeypatch: pytest.MonkeyPatch):
+    started: list[dict[str, Any]] = []
+    call = SimpleNamespace(remote=lambda *_: None)
+
+    def start(actor: Any, placement: Placement, options: dict[str, Any], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        assert actor is Replica
+        started.append(inspect.signature(Replica).bind(*arguments).arguments)
+        return SimpleNamespace(ready=call, __ray_call__=call), None
+
+    monkeypatch.setattr("cluster.pool_member.start_actor", start)
+    config = PoolConfig(engine=scripted(), replicas=3)
+    for number in (0, 1, 2, 0):
+        start_member("small", number, config, plan_placement(config), 0)
+    assert [arguments["canary"] for arguments in started] == [True, False, False, True]

@@ -1,6 +1,7 @@
 import re
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import ray
@@ -54,21 +55,26 @@ def test_a_line_brings_back_what_was_booked(spent: Spent) -> None:
 
 
 SPENT = Spent(3, 1, 10, 2, 4, steps=90, prompt_tokens=800, cached_tokens=600, output_tokens=700, redone_tokens=70)
+CANARY = replace(
+    SPENT, canary_steps=90, canary_prompt_tokens=810, canary_cached_tokens=405, canary_preemptions=2, canary_kv_use=45.0
+)
+VIEW = {"kv_use": 0.5, "preemptions": 2, "prefix_hit_share": 0.5, "counted_prefix_hit_share": 0.75}
 
 
 def test_the_ledger_of_a_run_is_in_its_metrics_and_adds_up_over_restarts(tmp_path) -> None:
     run = fake.arm_run(tmp_path, generation={"accepted_rows": 200})
     with pytest.raises(KeyboardInterrupt):
         generate(run, fake.FakePool(write_in_cells({}), replicas=1, ticks=2, spent=SPENT))
-    generate(run, fake.FakePool(write_in_cells({}), replicas=2, spent=SPENT))
+    generate(run, fake.FakePool(write_in_cells({}), replicas=2, spent=CANARY))
     lines = [line for name in run.store.names("metrics") for line in run.store.read_lines(f"metrics/{name}")]
-    assert from_json(lines[-1]["spent"]) == SPENT + SPENT
-    assert [from_json(spent) for spent in lines[-1]["spent_by_replica"].values()] == [SPENT, SPENT]
+    assert from_json(lines[-1]["spent"]) == CANARY + CANARY
+    assert [from_json(spent) for spent in lines[-1]["spent_by_replica"].values()] == [CANARY, CANARY]
     assert lines[-1]["accepted_tokens"] == 7 * len(dataset_rows(run))
     files = open_run(run.store)
     found = read_time(files, "psi")
     assert found["seconds"] == pytest.approx(parts(SPENT + SPENT + SPENT, 0.25))
     assert len(found["replicas"]) == 3
+    assert list(found["canaries"].values()) == [VIEW, VIEW]
     assert found["prefix_hit_share"] == 0.75
     assert found["tokens"] == {"prompt": 2400, "cached": 1800, "generated": 2100, "redone": 210, "accepted": 1400}
     assert found["accepted_tokens_per_gpu_hour"] == pytest.approx(1400 / found["gpu_hours"])
@@ -85,6 +91,13 @@ def test_many_replicas_are_published_as_a_sum_alone() -> None:
     assert ("psi_replica_seconds", "r0", "boot") in few
     assert {name for name, *_ in many} == {"psi_seconds", "psi_tokens", "psi_rows", "psi_units", "psi_replicas"}
     assert many["psi_seconds", "boot"] == 3 * (MAX_REPLICAS + 1)
+
+
+def test_only_what_a_canary_saw_is_published_as_that() -> None:
+    some = noted(MAX_REPLICAS + 1)
+    some.spent["r7"] = CANARY
+    published = {tuple(labels): value for (name, *labels), value in series(some, 0.25).items() if name == "psi_canary"}
+    assert published == {("r7", kind): value for kind, value in VIEW.items()}
 
 
 def scraped() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
