@@ -1,5 +1,6 @@
 """What a run prints while it works, and the short table that it ends with. Knows no stage, only counters and numbers."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,8 @@ def format_line(counters: Counters, speed: Rates, width: int = WIDTH) -> str:
 def _eta(counters: Counters, speed: Rates) -> str:
     if counters.target is None or not speed.done_per_second or speed.done_per_second < 0:
         return ""
-    return f"ETA {duration(max(0, counters.target - counters.done) / speed.done_per_second)}"
+    seconds = max(0, counters.target - counters.done) / speed.done_per_second
+    return f"ETA {duration(seconds)}" if math.isfinite(seconds) else ""
 
 
 def _replicas(counters: Counters) -> str:

@@ -14,7 +14,8 @@ import pytest
 
 from cluster.coordinator_calls import RemoteCoordinator
 from cluster.coordinator_link import coordinator_actor
-from cluster.pool_member import start_member
+from cluster.placement import plan_placement
+from cluster.pool_member import Member, start_member
 from cluster.pools import Pool
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.storage import Store
@@ -62,6 +63,10 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def started(config: PoolConfig) -> Member:
+    return start_member("small", 0, config, plan_placement(config), rung=0)
+
+
 def die_with(program: str) -> tuple["subprocess.Popen[str]", list[int]]:
     """A parent of an "actor" that has a child; the pids of the latter two."""
     actor = f"import subprocess, time; from cluster.replica_process import die_together; {program}; time.sleep(100)"
@@ -96,7 +101,7 @@ def test_a_killed_replica_takes_the_processes_of_its_vllm_along() -> None:
 
     settings = {"max_model_len": 256, "max_num_seqs": 8, "kv_cache_bytes": 2**26, "enforce_eager": True, "threads": 1}
     engine = VllmEngine.model_validate({"model": str(MINIATURE), "dtype": "float32", "multiprocess": True, **settings})
-    member = start_member("small", 0, PoolConfig(engine=engine))
+    member = started(PoolConfig(engine=engine))
     pid = ray.get(member.handle.ready.remote()).pid
     left = descendants(pid)
     titles = [Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ") for one in left]
@@ -171,7 +176,7 @@ def test_sigterm_lets_a_replica_commit_and_leave_and_its_units_go_to_others(tmp_
     store = Store(str(tmp_path))
     config = PoolConfig(engine=scripted(seconds_per_step=0.02), cpus=0.5)
     with coordinator_actor(store, 60.0) as link:
-        member = start_member("small", 0, config)
+        member = started(config)
         pid = ray.get(member.handle.ready.remote()).pid
         link.call("add_records", [plan_of(100, flows_per_unit=64)])
         generating = member.handle.generate.remote(add_job(store, drain_seconds=5.0), RemoteCoordinator(link.handle))
