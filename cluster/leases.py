@@ -4,6 +4,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+_GATHER_SECONDS, _GATHERS_PER_LEASE = 6.0, 6
+"""A little more than the longest time between two beats of a replica."""
+
 
 @dataclass(slots=True)
 class Member:
@@ -37,6 +40,7 @@ class Leases:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._first_heard, self._gathering_until = float("inf"), float("-inf")
         self._by_renewal: OrderedDict[str, None] = OrderedDict()  # a dict whose first entry changes is slow to find it
         self._held_once: dict[str, None] = {}
         self.members: OrderedDict[str, Member] = OrderedDict()
@@ -47,10 +51,20 @@ class Leases:
         member = self.members.get(replica)
         if member is None:
             member = self.members[replica] = Member(now, now)
+            self._first_heard = min(self._first_heard, now)
         else:
             self.members.move_to_end(replica)
             member.heard = now
         return member
+
+    def register(self, replica: str, unit: str, now: float, twice: bool) -> None:
+        """A replica holds a unit that it was not handed here; where that is new of all of them, others have yet to say so too."""
+        self.hold(replica, [unit], now, twice)
+        self._gathering_until = self._first_heard + min(_GATHER_SECONDS, self._seconds / _GATHERS_PER_LEASE)
+
+    def is_gathering(self, now: float) -> bool:
+        """Whether a unit that nobody seems to hold may be in the hands of a replica that has not said so yet."""
+        return now < self._gathering_until
 
     def renew(self, replica: str, now: float) -> None:
         """A replica gets something done."""
@@ -130,15 +144,15 @@ class Leases:
             del self.members[replica]
             yield member
 
-    def straggler_for(self, replica: str, since: float) -> str | None:
-        """The unit that has been longest with one other replica, at least since then."""
+    def stragglers_for(self, replica: str, since: float) -> list[str]:
+        """The unit that has been longest with one other replica, at least since then; or none."""
         for unit in self._held_once:
             holder = self.holders[unit][0]
             if self.members[holder].units[unit] > since:
-                return None
+                return []
             if holder != replica:
-                return unit
-        return None
+                return [unit]
+        return []
 
     def _take_from(self, replica: str, unit: str) -> None:
         member = self.members[replica]

@@ -105,7 +105,7 @@ class Ledger:
         for unit in held:
             if self._is_free(unit):
                 self._free.claim(unit)
-                self._leases.hold(replica, [unit], now, twice=not self._suspects.is_suspect(unit))
+                self._leases.register(replica, unit, now, twice=not self._suspects.is_suspect(unit))
         if held:
             old = now - self._lease_seconds
             for unit in [unit for unit, since in member.units.items() if since <= old and unit not in held]:
@@ -121,6 +121,8 @@ class Ledger:
         """
         self.expire(now)
         member = self._leases.touch(replica, now)
+        if self._leases.is_gathering(now):
+            return None
         if (unit := self._free.take_alone()) is not None:
             return self._grant(replica, [unit], now)
         size = max(1, min(MAX_UNITS_PER_LEASE, self._free.num_free // (2 * len(self._leases.members))))
@@ -130,8 +132,7 @@ class Ledger:
             member.bundle = bundle
             units = self._free.take(bundle, size)
         if not units and not member.units and self._unit_seconds is not None:
-            unit = self._leases.straggler_for(replica, now - self._unit_seconds)
-            units = [] if unit is None else [unit]
+            units = self._leases.stragglers_for(replica, now - self._unit_seconds)
         return self._grant(replica, units, now) if units else None
 
     def announce(self, replica: str, unit: str, first: int, end: int) -> None:
@@ -216,9 +217,8 @@ class Ledger:
 
     def _grant(self, replica: str, units: list[str], now: float) -> Grant:
         self._num_grants += 1
-        suspect = self._suspects.is_suspect(units[0])
-        self._leases.hold(replica, units, now, twice=not suspect)
-        return Grant(self._num_grants, tuple(units), self._suspects.care(units[0]) if suspect else None)
+        self._leases.hold(replica, units, now, twice=not self._suspects.is_suspect(units[0]))
+        return Grant(self._num_grants, tuple(units), self._suspects.care(units[0]))
 
     def _settle(self, unit: str, file: str | None, replica: str = "") -> bool:
         if not self._leases.settle(unit):

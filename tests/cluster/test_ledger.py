@@ -175,11 +175,29 @@ def test_what_a_replica_holds_is_leased_to_it_after_a_restart_and_what_others_se
     book = ledger(("b", 9), places=places)
     assert book.hear("r", 1, (unit(0, 0), unit(0, 1), unit(5, 0)), 3.0) == (unit(0, 1), unit(5, 0))
     assert (book.num_leased, book.num_free) == (1, 7)
-    assert unit(0, 0) not in book.lease("s", 4.0).units
+    assert unit(0, 0) not in book.lease("s", 5.0).units
     book.forget("s", "left", blame=False)
     book.expire(3.0 + LEASE_SECONDS)
     assert book.num_leased == 0
     assert book.lease("s", 14.0).units[0] == unit(0, 0)
+
+
+def test_after_a_restart_nothing_is_leased_until_all_had_the_time_to_say_what_they_hold():
+    book = ledger(("b", 20))
+    book.hear("x", 5, (unit(0, 0),), 0.0)
+    assert book.lease("x", 0.0) is None
+    book.hear("y", 5, (unit(0, 1),), 1.0)
+    later = LEASE_SECONDS / 5
+    assert {unit(0, 0), unit(0, 1)}.isdisjoint(book.lease("x", later).units)
+
+
+def test_a_replica_that_wakes_up_holds_nobody_up():
+    book = ledger(("b", 2))
+    book.lease("x", 0.0)
+    book.hear("y", 5, (), LEASE_SECONDS + 1)
+    book.expire(LEASE_SECONDS + 1)
+    book.hear("x", 5, (unit(0, 0),), LEASE_SECONDS + 1)
+    assert book.lease("y", LEASE_SECONDS + 1).units == (unit(0, 1),)
 
 
 def test_a_lease_whose_answer_was_lost_comes_back_though_its_replica_works_on():
