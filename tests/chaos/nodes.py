@@ -59,8 +59,11 @@ class Nodes:
 
     def titled(self, title: str) -> list[int]:
         """Ids of the processes of all nodes whose title begins so, as Ray names its actors: `ray::Replica`."""
-        raylets = [raylet_of(node) for node in self._cluster.list_all_nodes()]
-        return sorted(pid for raylet in raylets for pid, name in descendants(raylet) if name.startswith(title))
+        return sorted(pid for pids in self._by_node(title) for pid in pids)
+
+    def spread(self, title: str) -> list[int]:
+        """How many such processes there are on each node that has some."""
+        return sorted(len(pids) for pids in self._by_node(title) if pids)
 
     def close(self) -> None:
         """Stop everything, replicas that were stopped with SIGSTOP included."""
@@ -68,6 +71,10 @@ class Nodes:
             signal_if_there(pid, signal.SIGCONT)
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _by_node(self, title: str) -> list[list[int]]:
+        raylets = [raylet_of(node) for node in self._cluster.list_all_nodes()]
+        return [[pid for pid, name in descendants(raylet) if name.startswith(title)] for raylet in raylets]
 
     def _common(self) -> dict[str, Any]:
         return {"object_store_memory": OBJECT_STORE_BYTES, "temp_dir": self._folder}

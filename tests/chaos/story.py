@@ -37,6 +37,7 @@ class Story:
         faults: What shall happen, in order.
         disk: Where its folder lies, if that can be filled.
         done: Faults that have happened, by kind.
+        spread: Replicas by node, where most were seen at once.
         refused: Second drivers that ended as they should.
         restarts: Drivers that ended because they could not write.
         seconds: How long it took.
@@ -48,6 +49,7 @@ class Story:
     faults: list[Fault]
     disk: Disk | None = None
     done: Counter[str] = field(default_factory=Counter)
+    spread: list[int] = field(default_factory=list)
     refused: int = 0
     restarts: int = 0
     seconds: float = 0.0
@@ -62,6 +64,11 @@ class Story:
     def history(self) -> Path:
         """Where copies of all segments are kept: snapshots make them superfluous, and the checker wants them."""
         return self.folder.parent / "segments"
+
+    @property
+    def units(self) -> int:
+        """Units that are visible."""
+        return len(self._units)
 
     def tell(self) -> int:
         """Run to the end; returns the code of the last driver."""
@@ -99,6 +106,7 @@ class Story:
         faults = "\n".join(f"  {count:5}  {kind}" for kind, count in sorted(self.done.items()))
         return (
             f"{faults}\n  {self.done.total():5}  faults over {len(self._units):,} units in {self.seconds:.0f} s\n"
+            f"  {self.spread!s:>5}  replicas on as many nodes\n"
             f"  {self._drivers:5}  drivers, of which {self.restarts} ended because they could not write\n"
             f"  {vain:5.1%}  of the rows that were written are visible in another shard"
         )
@@ -151,6 +159,7 @@ class Story:
 
     def _happen(self, fault: Fault) -> bool:
         """Let a fault happen; False where it cannot yet."""
+        self.spread = max(self.spread, self.nodes.spread("ray::Replica"), key=sum)
         return {
             "replica killed": self._kill_replica,
             "engine killed": self._kill_engine,

@@ -58,6 +58,11 @@ def test_ten_thousand_units_and_everything_that_can_go_wrong(tmp_path: Path):
         print(f"\n{story.summary()}\n  {len(poison):5}  poison requests\n  {len(violations):5}  violations")  # noqa: T201
         assert violations == []
         assert code == 0, story.said()
+        assert (story.done.keys(), story.done.total()) == (set(kinds), FAULTS)
+        assert story.refused == story.done["second driver"]
+        assert story.units >= UNITS
+        assert sum(story.spread) >= 4
+        assert len(story.spread) >= 2
         assert poison
         assert "instance" not in poison
 

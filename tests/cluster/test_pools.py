@@ -90,7 +90,7 @@ def test_generation_survives_a_killed_replica_and_commits_each_unit_once(tmp_pat
     import ray
 
     store = Store(str(tmp_path))
-    config = PoolConfig(engine=scripted(seconds_per_step=0.02), replicas=2, cpus=0.5)
+    config = PoolConfig(engine=scripted(seconds_per_step=0.05), replicas=2, cpus=0.5)
     with Pool("small", config) as pool, coordinator_actor(store, 60.0) as link:
         pool.start()
         link.call("add_records", [plan_of(60)])

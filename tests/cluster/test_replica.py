@@ -156,6 +156,8 @@ def test_asks_are_answered_while_the_replica_generates(tmp_path: Path):
         coordinator.add_records([plan_of(500)])
         thread = threading.Thread(target=replica.generate, args=(add_job(store), coordinator))
         thread.start()
+        while not (progress := coordinator.progress()).leased + progress.committed:  # else `leave` may come before it
+            pass
         results = replica.ask([FlowCall(str(i), ask_once, (f"q {i}",)) for i in range(20)])
         replica.leave()
         thread.join()

@@ -56,8 +56,8 @@ def descendants(pid: int) -> set[int]:
     return children.union(*map(descendants, children))
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -107,7 +107,7 @@ def test_a_killed_replica_takes_the_processes_of_its_vllm_along() -> None:
     titles = [Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ") for one in left]
     assert any("EngineCore" in title for title in titles), titles
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(map(is_alive, left)), seconds=10)
+    until(lambda: not any(map(is_alive, left)))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -186,7 +186,7 @@ def test_sigterm_lets_a_replica_commit_and_leave_and_its_units_go_to_others(tmp_
         member = started(config)
         pid = ray.get(member.handle.ready.remote()).pid
         link.call("add_records", [plan_of(100, flows_per_unit=64)])
-        generating = member.handle.generate.remote(add_job(store, drain_seconds=5.0), RemoteCoordinator(link.handle))
+        generating = member.handle.generate.remote(add_job(store, drain_seconds=20.0), RemoteCoordinator(link.handle))
         until(lambda: link.call("progress").committed)
         os.kill(pid, signal.SIGTERM)
         ray.get(generating)

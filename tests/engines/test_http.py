@@ -166,7 +166,7 @@ def test_a_slow_answer_is_given_up_and_tried_again():
         (completion,) = run(server.engine(timeout_seconds=0.3), ["text"])
         gate.set()
     assert completion.text == "hello"
-    assert len(calls) == 2
+    assert len(calls) >= 2
 
 
 def test_no_more_than_max_in_flight_requests_are_open():
@@ -189,8 +189,8 @@ def test_no_more_than_max_in_flight_requests_are_open():
 def test_requests_per_minute_spaces_requests():
     times: list[float] = []
     with serving(Server([(200, {}, CHAT)], before=lambda: times.append(time.monotonic()))) as server:
-        run(server.engine(requests_per_minute=600), [f"{i}" for i in range(6)])
-    assert max(times) - min(times) > 0.35
+        run(server.engine(requests_per_minute=600), [f"{i}" for i in range(11)])
+    assert max(times) - min(times) > 0.5  # one nominally
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,10 @@ class Hosts:
             keeper = subprocess.Popen([*unshare, *init], stdout=log, stderr=log)
         host = Host(name, address, keeper, link)
         self.hosts.append(host)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not ready.exists():
             assert keeper.poll() is None, f"host {name} did not come up"
-            assert time.monotonic() < end, f"host {name} did not come up in 10 s"
+            assert time.monotonic() < end, f"host {name} did not come up in 60 s"
             time.sleep(0.01)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(host.init))
         _ip("link", "set", link, "master", self._bridge, "up")

@@ -11,7 +11,7 @@ from tests.chaos.checker import check_run
 from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
 from tests.hosts.hosts import Host, Hosts, some_hosts, why_not
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(600)]
 
 ROWS = 2500
 
