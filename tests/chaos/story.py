@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Story:
     _segments: set[str] = field(default_factory=set)
     _units: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     _later: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
+    _adding: list[threading.Thread] = field(default_factory=list)
     _full: bool = False
 
     @property
@@ -92,6 +94,8 @@ class Story:
         finally:
             self.seconds = time.monotonic() - began
             self._undo(float("inf"))
+            for adding in self._adding:
+                adding.join()
             if self._driver is not None and self._driver.poll() is None:
                 self._driver.kill()
                 self._driver.wait()
@@ -209,7 +213,9 @@ class Story:
         if len(self.nodes.workers) < 2:
             return False
         self.nodes.kill_worker(int(fault.choice * len(self.nodes.workers)))
-        self._in(NODE_AWAY_SECONDS, self.nodes.add_worker)
+        adding = threading.Thread(target=self.nodes.add_worker)  # which takes seconds, and the run goes on
+        self._adding.append(adding)
+        self._in(NODE_AWAY_SECONDS, adding.start)
         return True
 
     def _fill_disk(self, fault: Fault) -> bool:
@@ -234,12 +240,14 @@ class Story:
         return True
 
     def _start_second_driver(self, fault: Fault) -> bool:
-        """Another driver on the same run is refused, and told so, while the first goes on."""
+        """Another driver on the same run is refused, and told so, while the first lives."""
         assert self._driver is not None
         if self._full or not self.nodes.titled("ray::Coordinator"):
             return False
         environment = {**os.environ, **ENVIRONMENT}
+        self._driver.send_signal(signal.SIGSTOP)  # a slow machine starts another in the time that the whole run takes
         other = subprocess.run(self.command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
+        self._driver.send_signal(signal.SIGCONT)
         assert other.returncode == LOCKED, f"a second driver ended with {other.returncode}: {other.stderr}"
         self.refused += 1
         return True

@@ -15,6 +15,7 @@ from tests.chaos.story import Story
 
 SEED = 1
 ROWS, UNITS = 900, 500
+FEW_ROWS = 450
 STEP_SECONDS = 0.3
 """With two steps a flow and 16 flows in each of four replicas, 50 units a second at best."""
 
@@ -46,10 +47,10 @@ def test_a_run_to_which_something_of_each_kind_happens_has_exactly_its_rows(tmp_
 def test_a_planted_mistake_in_the_commit_rule_is_found(
     tmp_path: Path, nodes: Nodes, mistake: str, kinds: list[str], said: str
 ):
-    recipe, run = scripted_recipe(tmp_path, ROWS // 2, seconds_per_step=STEP_SECONDS), tmp_path / "run"
+    recipe, run = scripted_recipe(tmp_path, FEW_ROWS, seconds_per_step=STEP_SECONDS), tmp_path / "run"
     faults = [Fault(30 * (number + 1), kind, 0.5) for number, kind in enumerate(kinds)]
     psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
     story = Story(nodes, run, psi_command(recipe, nodes.address, run, psi=psi), faults)
     story.tell()
-    found = check_run(run, RUN_ID, ROWS // 2, story.history)
+    found = check_run(run, RUN_ID, FEW_ROWS, story.history)
     assert any(said in violation for violation in found), found

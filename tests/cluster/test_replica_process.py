@@ -20,6 +20,7 @@ from cluster.pools import Pool
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.storage import Store
 from tests.cluster.stand_in import add_job, plan_of, scripted, visible_rows
+from tests.end_to_end.live_run import descendants
 from tests.engines.models import MINIATURE
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +46,8 @@ def is_alive(pid: int) -> bool:
     """Neither gone nor a zombie that nobody has fetched."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def descendants(pid: int) -> set[int]:
-    children = {
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    }
-    return children.union(*map(descendants, children))
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -103,9 +97,8 @@ def test_a_killed_replica_takes_the_processes_of_its_vllm_along() -> None:
     engine = VllmEngine.model_validate({"model": str(MINIATURE), "dtype": "float32", "multiprocess": True, **settings})
     member = started(PoolConfig(engine=engine))
     pid = ray.get(member.handle.ready.remote()).pid
-    left = descendants(pid)
-    titles = [Path(f"/proc/{one}/cmdline").read_text().replace("\0", " ") for one in left]
-    assert any("EngineCore" in title for title in titles), titles
+    left = dict(descendants(pid))
+    assert any("EngineCore" in title for title in left.values()), left
     os.kill(pid, signal.SIGKILL)
     until(lambda: not any(map(is_alive, left)))
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from cluster.lock import process_start
 
 ROOT = Path(__file__).parents[2]
 PSI = str(Path(sys.executable).with_name("psi"))
-TIMEOUT_SECONDS = 240.0
+TIMEOUT_SECONDS = 600.0
 END_SECONDS = 60.0
 RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """They hold no device, and spend the minute after their cluster was killed on reporting that to it, in vain."""
@@ -109,7 +109,8 @@ def live_run(recipe: Path, overrides: list[str], folder: Path, command: str = "r
         yield run
     finally:
         for pid in run.alive():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> Iterator[tuple[int, str]]:

@@ -25,7 +25,7 @@ from tests.end_to_end.live_run import ROOT, LiveRun, live_run
 from training.checkpoint import complete_checkpoints
 from training.metrics import read_metrics
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 ROWS, STEPS = 200, 60
 TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
@@ -103,7 +103,7 @@ def first(run: LiveRun) -> tuple[Chapter, subprocess.CompletedProcess[str]]:
     """A second driver is started in vain; then the driver is killed in generation."""
     driver = run.start()
     run.wait(driver, "claim", lambda: (run.folder / "drivers/000001.beat").exists())
-    other = subprocess.run(run.command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    other = subprocess.run(run.command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     run.wait(driver, "rows", lambda: segments(run, 1))
     seen, left = actors(run, driver), run.kill(driver)
     assert not (run.folder / "dataset").exists(), "killed too late: the dataset is written"

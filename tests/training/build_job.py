@@ -80,6 +80,6 @@ def run_ranks(job: TrainingJob, world: int) -> list[dict[str, float]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = start_ranks(job, world, port)
-    codes = [rank.wait(timeout=240) for rank in ranks]
+    codes = [rank.wait(timeout=500) for rank in ranks]
     assert codes == [0] * world, (Path(job.checkpoints).parent / "output.log").read_text()[-3000:]
     return read_metrics(Path(job.metrics))
