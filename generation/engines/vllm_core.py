@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from generation.engines.base import CanaryCounts, Sampling
-from generation.errors import EngineError
+from generation.errors import EngineDeadError, EngineError
 
 _NEEDED = (
     "input_processor.process_inputs",
@@ -56,6 +56,7 @@ class EngineCore:
         _check(engine)
         self.canary = CanaryCounts()
         self._client = engine.engine_core
+        _wake_when_it_ends(self._client)
         self._inputs = engine.input_processor
         self._tasks = engine.get_supported_tasks()
         self._parameters = parameters
@@ -111,6 +112,20 @@ class EngineCore:
         """A request of this sampling, checked and completed by vLLM."""
         tokens = {"type": "token", "prompt_token_ids": prompt}
         return self._inputs.process_inputs("", tokens, self._parameters(sampling), supported_tasks=self._tasks)
+
+
+def _wake_when_it_ends(client: Any) -> None:
+    """Have `get_output` raise once the core's process has died. vLLM closes its client then, and leaves who waits for an output waiting."""
+    outputs: Any = getattr(client, "outputs_queue", None)
+    if outputs is None:  # the core is in this process
+        return
+    shutdown: Callable[..., None] = client.shutdown
+
+    def shutdown_and_wake(*arguments: Any, **settings: Any) -> None:
+        shutdown(*arguments, **settings)
+        outputs.put(EngineDeadError("the process of vLLM's engine core has ended"))
+
+    client.shutdown = shutdown_and_wake
 
 
 def _counted(so_far: CanaryCounts, stats: Any) -> CanaryCounts:

@@ -1,4 +1,6 @@
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,9 +9,10 @@ import pytest
 from generation.engines.base import Completion, Engine, Request, Sampling
 from generation.engines.build import build_engine
 from generation.engines.config import VllmEngine
-from generation.errors import EngineError, RequestError
+from generation.errors import EngineDeadError, EngineError, RequestError
 from generation.flows import Flow, FlowCall
 from generation.pump import Pump
+from tests.end_to_end.live_run import descendants
 from tests.engines.models import MINIATURE
 
 BLOCK_SIZE = 32
@@ -97,6 +100,18 @@ def test_a_broken_model_is_named_with_the_cause(tmp_path: Path):
     engine = build_engine(VllmEngine(model=str(tmp_path)))
     with pytest.raises(EngineError, match=f"{tmp_path} cannot be loaded"):
         engine.start()
+
+
+def test_a_core_that_is_killed_ends_the_step_that_waits_for_it():
+    engine = build_engine(VllmEngine.model_validate({"model": str(MINIATURE), **SETTINGS, "multiprocess": True}))
+    engine.start()
+    (core,) = [pid for pid, title in descendants(os.getpid()) if "EngineCore" in title]
+    os.kill(core, signal.SIGSTOP)
+    engine.add(1, engine.prepare(Request(PREFIX, "solve abc", Sampling(100), "draft")))
+    threading.Timer(0.5, os.kill, (core, signal.SIGKILL)).start()
+    with pytest.raises(EngineDeadError):
+        engine.step()
+    engine.close()
 
 
 def test_a_shared_prefix_is_computed_once_for_a_replica_and_not_once_for_a_request(pump: Pump):
