@@ -14,7 +14,7 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.support.llama30m_stage import DrawnLengths, llama30m_engine, llama30m_stage
 from benchmarks.support.miniature import miniature_stage
-from benchmarks.support.recorder import Made, Recorder, Turn, generate_texts, replay
+from benchmarks.support.recorder import Made, Recorder, Turn, forget_prefixes, generate_texts, replay
 from benchmarks.support.stage import Stage
 from generation.engines.config import VllmEngine
 from generation.engines.vllm import VllmModel
@@ -56,7 +56,7 @@ def main() -> None:
     figures: dict[str, Any] = {"benchmark": "overhead"}
     for name in models:
         sides = measure(name, options.pairs, options.units, with_default=not options.without_default)
-        figures[name] = _figures(sides)
+        figures[name] = figures_of(sides)
         print(json.dumps({name: figures[name]}))
     main_model = figures[models[-1]]
     figures |= {key: main_model[key] for key in ("eta_best", "eta_default") if key in main_model}
@@ -69,18 +69,25 @@ def main() -> None:
 
 
 def measure(name: str, pairs: int, units: int, *, with_default: bool) -> Sides:
-    """All sides in turns: psi, bare vLLM, `LLM.generate`, psi, ..."""
+    """All sides in turns, with one of the small models."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, stage, recorder, usual = _workload(name, Path(folder))
+        llm = partial(_llm, config) if with_default else None
+        return in_turns(stage, recorder, llm, pairs, units or usual)
+
+
+def in_turns(stage: Stage, recorder: Recorder, make_llm: Callable[[], Any] | None, pairs: int, units: int) -> Sides:
+    """psi, bare vLLM, `LLM.generate`, psi, ..."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config, stage, recorder, usual = _workload(name, folder)
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         pump = Pump(recorder)
         pump.start()
         stack.callback(pump.stop)
         pump.wait_ready()
-        llm = _llm(config) if with_default else None
+        llm = make_llm() if make_llm else None
         sides = Sides()
         for pair in range(pairs + 1):
-            turns = _round(stage, pump, recorder, llm, str(folder), units or usual)
+            turns = _round(stage, pump, recorder, llm, folder, units)
             if pair:  # the first is a warm-up
                 _keep(sides, *turns)
     return sides
@@ -98,10 +105,10 @@ def _workload(name: str, folder: Path) -> tuple[VllmEngine, Stage, Recorder, int
 def _round(
     stage: Stage, pump: Pump, recorder: Recorder, llm: Any, folder: str, units: int
 ) -> tuple[Turn, Turn, Turn | None, dict[str, int]]:
-    recorder.on_engine(pump, _forget)
+    recorder.on_engine(pump, forget_prefixes)
     clock, rows = stage.run(pump, recorder.max_in_flight, folder, units)
     made, psi = recorder.take(clock)
-    recorder.on_engine(pump, _forget)
+    recorder.on_engine(pump, forget_prefixes)
     best: Turn = recorder.on_engine(pump, partial(replay, made=made, clear=psi.clear_requests))
     if llm is None:
         return psi, best, None, rows
@@ -116,10 +123,6 @@ def _keep(sides: Sides, psi: Turn, best: Turn, default: Turn | None, rows: dict[
         sides.default.append(default)
     for status, count in rows.items():
         sides.rows[status] = sides.rows.get(status, 0) + count
-
-
-def _forget(engine: Any) -> None:
-    assert engine.reset_prefix_cache()
 
 
 def _texts(llm: Any, made: Sequence[Made]) -> list[str]:
@@ -141,7 +144,8 @@ def _llm(config: VllmEngine) -> Any:
     )
 
 
-def _figures(sides: Sides) -> dict[str, Any]:
+def figures_of(sides: Sides) -> dict[str, Any]:
+    """Ratios, and what each side did."""
     cached = [(one.cached_tokens, other.cached_tokens) for one, other in zip(sides.psi, sides.best, strict=True)]
     figures: dict[str, Any] = {
         "eta_best": _eta(sides.psi, sides.best),

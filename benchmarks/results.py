@@ -1,6 +1,7 @@
 """Runs the benchmarks whose figures are claimed, and writes them down with their bars, the machine and the date: `benchmarks/RESULTS.md`.
 
-A benchmark that fails does not keep the others from running; the exit status says so. What the file says of GPUs is kept as it is.
+A benchmark that fails does not keep the others from running; the exit status says so. What the file says of GPUs is kept as it is, until
+`--gpu` brings what `benchmarks.gpu` printed on a machine that has one.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +68,7 @@ BARS = (
     Bar("store", "rows_per_second", "rows made into Arrow and written durably"),
     Bar("store", "bytes_per_row", "of a shard"),
 )  # fmt: skip
+_GPU_COLUMNS = ("experiment", "model", "arm", "tokens/s", "batch", "ms a step", "roofline", "measured")
 NAMES = tuple(dict.fromkeys(bar.benchmark for bar in BARS))
 
 
@@ -74,9 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES, help="default: all")
     parser.add_argument("--file", type=Path, default=FILE, help="what is written")
+    parser.add_argument("--gpu", type=Path, help="only put in what `benchmarks.gpu` printed, which this file holds")
     options = parser.parse_args()
-    lines = {name: run(name) for name in options.names}
     earlier = options.file.read_text(encoding="utf-8") if options.file.exists() else ""
+    if options.gpu is not None:
+        figures = json.loads(options.gpu.read_text(encoding="utf-8").splitlines()[-1])
+        options.file.write_text(with_gpu(earlier, figures), encoding="utf-8")
+        return
+    lines = {name: run(name) for name in options.names}
     options.file.write_text(page(lines, earlier), encoding="utf-8")
     print(f"written to {options.file}")
     failed = [name for name, line in lines.items() if line is None]
@@ -112,6 +120,38 @@ def page(lines: dict[str, dict[str, Any] | None], earlier: str = "") -> str:
         gpu,
     ]
     return "\n\n".join(parts)
+
+
+def with_gpu(earlier: str, figures: dict[str, Any]) -> str:
+    """The file with another section on GPUs, from the last line of `benchmarks.gpu`."""
+    lines = [line for line in figures["lines"] if "took_seconds" not in line]
+    table = [line for line in lines if "tokens_per_second" in line]
+    versions = ", ".join(f"{name} {figures[name]}" for name in ("vllm", "torch"))
+    parts = [
+        earlier.partition(GPU_HEADING)[0].rstrip() or "# Measured",
+        GPU_HEADING,
+        f"`python -m benchmarks.gpu` on {figures['date']}: {figures['device']}, {figures['cores']} cores, {versions}. Models of random weights; "
+        "`roofline` is the fraction of what an engine can reach that reads a shared prefix for each sequence, by the device's data sheet, "
+        "and `measured` the same by the peaks measured here.",
+        "\n".join(
+            [_gpu_row(_GPU_COLUMNS), "|" + "---|" * len(_GPU_COLUMNS), *(_gpu_row(_gpu_cells(line)) for line in table)]
+        ),
+        "The other lines:",
+        "\n".join(f"    {json.dumps(line)}" for line in lines if line not in table),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _gpu_row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _gpu_cells(line: dict[str, Any]) -> list[object]:
+    keys = ("model", "arm", "tokens_per_second", "batch", "step_ms", "roofline", "measured_roofline")
+    return [
+        line["experiment"],
+        *(f"{line[key]:,}" if isinstance(line.get(key), int) else line.get(key, "") for key in keys),
+    ]
 
 
 def _row(bar: Bar, figures: dict[str, Any] | None) -> str:

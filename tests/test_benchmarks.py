@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.results import page
+from benchmarks.results import page, with_gpu
 from benchmarks.support.clockwork import LONGEST, Shape, log_normal_lengths, write_model
+from generation.engines.device import detect_device
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -55,6 +56,28 @@ def test_results_say_what_is_met_and_what_failed_and_keep_what_was_measured_on_a
     assert written.endswith("## On a GPU\n\n| E1 | 3.2 |\n")
     assert "an earlier day" not in written
     assert page(lines, written) == written
+
+
+def test_a_gpu_section_takes_the_place_of_the_one_before_and_of_nothing_else() -> None:
+    arm = {"experiment": "groups", "model": "m", "arm": "4 prefixes", "tokens_per_second": 15872, "roofline": 0.747}
+    left_out = {"experiment": "blocks", "left_out": "3 s were left"}
+    figures = {"date": "2026-01-01", "device": "H200", "cores": 16, "vllm": "1", "torch": "2", "lines": [arm, left_out]}
+    written = with_gpu("# Measured\n\nof this machine\n\n## On a GPU\n\nan earlier day\n", figures)
+    assert "of this machine" in written
+    assert "an earlier day" not in written
+    assert "| groups | m | 4 prefixes | 15,872 |  |  | 0.747 |  |" in written
+    assert json.dumps(left_out) in written
+    assert with_gpu(written, figures) == written
+
+
+@pytest.mark.skipif(detect_device().kind == "gpu", reason="there is a GPU here, which it would measure")
+def test_the_gpu_benchmark_says_that_there_is_no_gpu() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 1
+    assert "needs a GPU" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_failing_benchmark_keeps_no_other_from_running_and_is_told(tmp_path: Path) -> None:

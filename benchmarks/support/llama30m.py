@@ -88,14 +88,22 @@ def make_model(folder: Path) -> None:
     import transformers
 
     library: Any = transformers  # its classes have no usable types
-    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), clean_up_tokenization_spaces=False)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(folder)
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = library.LlamaConfig(vocab_size=_VOCABULARY, tie_word_embeddings=False, **_SHAPE, **ends)
     state = torch.get_rng_state()
     torch.manual_seed(0)
     library.LlamaForCausalLM(config).save_pretrained(folder)
     torch.set_rng_state(state)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write the tokenizer alone."""
+    import transformers
+
+    library: Any = transformers
+    tokenizer = library.PreTrainedTokenizerFast(tokenizer_object=_tokenizer(), clean_up_tokenization_spaces=False)
+    tokenizer.save_pretrained(folder)
 
 
 def _tokenizer() -> Any:

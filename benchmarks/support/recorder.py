@@ -168,6 +168,19 @@ class Recorder:
         self._model.close()
 
 
+def forget_prefixes(engine: Any) -> None:
+    """Empty the prefix cache, once the core has let go of what ended just now.
+
+    Raises:
+        RuntimeError: Requests are in flight.
+    """
+    for _ in range(100):
+        if engine.reset_prefix_cache():
+            return
+        time.sleep(0.01)
+    raise RuntimeError("the prefix cache is in use: requests are in flight")
+
+
 def turn_of(clock: Clock, pace: Pace, clear: int, steps: int, counts: Sequence[tuple[int, int, int]]) -> Turn:
     """A turn from (prompt, cached, output) tokens of its requests."""
     prompt, cached, output = (sum(column) for column in zip(*counts, strict=True))

@@ -35,12 +35,17 @@ class Clock:
         self.cpu_seconds = time.process_time() - self._cpu_started
 
 
+_WAIT_SECONDS = 0.02
+"""A replica that is told to leave gives back what it has not started, so it waits for its last commit with that."""
+
+
 class Desk:
     """A coordinator that leases each of its records once, whole, and takes every commit."""
 
     def __init__(self, records: Sequence[PlanRecord]) -> None:
         self.rows: Counter[str] = Counter()
         self._records = records
+        self._open = {unit for record in records for unit in record.units()}
         self._leases = iter([Lease(str(record.index), tuple(record.units()), 600.0) for record in records])
 
     def send(self, method: str, *arguments: Any) -> Future[Any]:
@@ -51,7 +56,7 @@ class Desk:
 
     def _lease(self, *_: object) -> LeaseAnswer:
         lease = next(self._leases, None)
-        return LeaseAnswer(lease, leave=lease is None)
+        return LeaseAnswer(lease, _WAIT_SECONDS, leave=lease is None and not self._open)
 
     def _beat(self, *_: object) -> BeatAnswer:
         return BeatAnswer()
@@ -61,6 +66,7 @@ class Desk:
 
     def _commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
         self.rows.update(instances=sum(commit.instances.values()), rejections=sum(commit.rejections.values()))
+        self._open.difference_update(rows.unit for rows in commit.units)
         return CommitAnswer(tuple(rows.unit for rows in commit.units), ())
 
 

@@ -8,6 +8,10 @@ from generation.engines.config import VllmEngine
 from generation.engines.presets import EngineSettings
 from generation.engines.vllm_errors import error_log
 
+GRAPHS_PER_SEQUENCE = 2
+"""CUDA graphs reach up to so many tokens of a step for each sequence: it also computes the prompts that take the place of what ended.
+vLLM has the same factor, but stops at 512 tokens. On an H200 a step of 128 sequences of a 0.5B model with graphs up to 128 took 13.1 ms, one of
+256 with graphs up to 1,024 took 7.6 ms (benchmarks/RESULTS.md)."""
 EXECUTE_TIMEOUT_SECONDS = 120
 """A step of several GPUs that takes longer hangs; vLLM waits 300 s."""
 
@@ -37,8 +41,7 @@ def engine_arguments(
         "kv_cache_dtype": config.kv_cache_dtype,
         "gpu_memory_utilization": settings.memory_share,
         "enforce_eager": config.enforce_eager,
-        # vLLM stops at 512, and larger batches run without graphs.
-        "max_cudagraph_capture_size": settings.max_num_seqs if graphs else None,
+        "max_cudagraph_capture_size": GRAPHS_PER_SEQUENCE * settings.max_num_seqs if graphs else None,
         "tensor_parallel_size": config.tensor_parallel,
         "pipeline_parallel_size": config.pipeline_parallel,
         "distributed_executor_backend": executor_backend(config),

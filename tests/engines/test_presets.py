@@ -29,9 +29,9 @@ def engine(**settings: object) -> VllmEngine:
     ("facts", "device", "max_num_seqs", "max_num_batched_tokens"),
     [
         (QWEN_05, H100, 1024, 16384), (QWEN_05, H200, 1024, 16384), (QWEN_05, L40S, 256, 8192), (QWEN_05, CPU, 128, 2048),
-        (QWEN3_17, H100, 512, 16384), (QWEN3_17, H200, 1024, 16384),
-        (LLAMA_3, H100, 512, 16384), (LLAMA_3, H200, 1024, 16384),
-        (QWEN3_8, H200, 768, 16384), (ModelFacts(), H100, 384, 16384), (ModelFacts(), L40S, 128, 8192),
+        (QWEN3_17, H100, 512, 16384), (QWEN3_17, H200, 512, 16384),
+        (LLAMA_3, H100, 512, 16384), (LLAMA_3, H200, 512, 16384),
+        (QWEN3_8, H200, 512, 16384), (ModelFacts(), H100, 384, 16384), (ModelFacts(), L40S, 128, 8192),
     ],
 )  # fmt: skip
 def test_what_the_recipe_leaves_open_follows_model_and_device(
@@ -46,7 +46,7 @@ def test_fewer_sequences_run_where_the_cache_holds_no_more() -> None:
     chosen = choose_settings(engine(), QWEN3_8, H100)
     assert 256 <= chosen.max_num_seqs < 384
     assert "KV cache" in chosen.why
-    assert choose_settings(engine(kv_cache_dtype="fp8"), QWEN3_8, H200).max_num_seqs == 768
+    assert choose_settings(engine(kv_cache_dtype="fp8"), QWEN3_8, H200).max_num_seqs == 512
     assert choose_settings(engine(max_model_len=32768), QWEN3_8, H100).max_num_seqs == 32
 
 
@@ -126,7 +126,7 @@ def test_without_a_gpu_the_device_is_this_machine(monkeypatch: pytest.MonkeyPatc
 def test_settings_that_decide_throughput_are_explicit() -> None:
     config = engine()
     gpu = engine_arguments(config, choose_settings(config, QWEN_05, H200), on_cpu=False)
-    assert gpu["max_cudagraph_capture_size"] == gpu["max_num_seqs"] == 1024
+    assert (gpu["max_cudagraph_capture_size"], gpu["max_num_seqs"]) == (2048, 1024)
     assert (gpu["block_size"], gpu["prefix_caching_hash_algo"]) == (32, "xxhash")
     assert "async_scheduling" not in gpu
     assert gpu["disable_log_stats"]
