@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,6 @@ class Story:
     _segments: set[str] = field(default_factory=set)
     _units: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     _later: list[tuple[float, Callable[[], object]]] = field(default_factory=list)
-    _adding: list[threading.Thread] = field(default_factory=list)
     _full: bool = False
 
     @property
@@ -94,8 +93,6 @@ class Story:
         finally:
             self.seconds = time.monotonic() - began
             self._undo(float("inf"))
-            for adding in self._adding:
-                adding.join()
             if self._driver is not None and self._driver.poll() is None:
                 self._driver.kill()
                 self._driver.wait()
@@ -213,10 +210,23 @@ class Story:
         if len(self.nodes.workers) < 2:
             return False
         self.nodes.kill_worker(int(fault.choice * len(self.nodes.workers)))
-        adding = threading.Thread(target=self.nodes.add_worker)  # which takes seconds, and the run goes on
-        self._adding.append(adding)
-        self._in(NODE_AWAY_SECONDS, adding.start)
+        self._in(NODE_AWAY_SECONDS, self._add_worker)
         return True
+
+    def _add_worker(self) -> None:
+        with self._driver_at_rest():
+            self.nodes.add_worker()
+
+    @contextmanager
+    def _driver_at_rest(self) -> Iterator[None]:
+        """Stop the driver while the block runs: a slow machine may take as long over it as the run has left."""
+        assert self._driver is not None
+        driver = self._driver
+        driver.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            driver.send_signal(signal.SIGCONT)
 
     def _fill_disk(self, fault: Fault) -> bool:
         assert self.disk is not None
@@ -245,9 +255,8 @@ class Story:
         if self._full or not self.nodes.titled("ray::Coordinator"):
             return False
         environment = {**os.environ, **ENVIRONMENT}
-        self._driver.send_signal(signal.SIGSTOP)  # a slow machine starts another in the time that the whole run takes
-        other = subprocess.run(self.command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
-        self._driver.send_signal(signal.SIGCONT)
+        with self._driver_at_rest():
+            other = subprocess.run(self.command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert other.returncode == LOCKED, f"a second driver ended with {other.returncode}: {other.stderr}"
         self.refused += 1
         return True
