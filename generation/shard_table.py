@@ -1,7 +1,7 @@
 """Committed shards in about 55 bytes each: a name is a prefix that many share and a number, a digest is its bytes."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 _WHOLE = -1
 """The number of a shard whose name is not as replicas write it: its prefix is the whole name."""
 
-_MAX_DIGITS = 9
-"""What 32 bits hold."""
+_SUFFIX = ".arrow"
+_DIGITS = slice(-6 - len(_SUFFIX), -len(_SUFFIX))
 
 _SHA256_BYTES = 32
 _INT32 = pa.int32()
@@ -53,25 +53,22 @@ class ShardTable:
         words = np.frombuffer(self._sha256, "<u8").reshape(-1, _SHA256_BYTES // 8)
         return words[shards, 0].astype(np.uint64)
 
-    def append(self, file: str, sha256: str, file_bytes: int, first: int) -> None:
-        """A shard is committed, whose first unit stands at this place in the order of commits.
+    def append(self, shards: Sequence[tuple[str, str, int]], firsts: Iterable[int]) -> None:
+        """Shards (name, SHA-256, bytes) are committed, whose first units stand at these places in the order of commits.
 
         Raises:
-            ValueError: The digest is not one of SHA-256.
+            ValueError: A digest is not one of SHA-256.
         """
-        digest = bytes.fromhex(sha256)
-        if len(digest) != _SHA256_BYTES:
-            raise ValueError(f"{file}: {sha256!r} is not a SHA-256")
-        head, dash, tail = file.rpartition("-")
-        digits = tail.removesuffix(".arrow")
-        prefix, number = head + dash, int(digits) if digits.isdecimal() and len(digits) <= _MAX_DIGITS else _WHOLE
-        if _name(prefix, number) != file:
-            prefix, number = file, _WHOLE
-        self._prefix.append(self._intern(prefix))
-        self._number.append(number)
-        self._bytes.append(file_bytes)
-        self._sha256 += digest
-        self.first.append(first)
+        for file, digest, _ in shards:
+            if len(digest) != 2 * _SHA256_BYTES:
+                raise ValueError(f"{file}: {digest!r} is not a SHA-256")
+            digits = file[_DIGITS]
+            is_numbered = file.endswith(_SUFFIX) and digits.isdecimal() and digits.isascii()
+            self._prefix.append(self._intern(file[: _DIGITS.start] if is_numbered else file))
+            self._number.append(int(digits) if is_numbered else _WHOLE)
+        self._sha256 += bytes.fromhex("".join([digest for _, digest, _ in shards]))
+        self._bytes.extend([size for *_, size in shards])
+        self.first.extend(firsts)
 
     def columns(self, start: int) -> dict[str, pa.Array]:
         """The shards from one on, as columns."""
@@ -125,4 +122,4 @@ def _to_strings(texts: list[str]) -> pa.Array:
 
 
 def _name(prefix: str, number: int) -> str:
-    return f"{prefix}{number:06d}.arrow"
+    return f"{prefix}{number:06d}{_SUFFIX}"
