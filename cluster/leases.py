@@ -1,7 +1,7 @@
 """Which replica holds which units, and until when. Pure; time is passed in."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _GATHER_SECONDS, _GATHERS_PER_LEASE = 6.0, 6
@@ -13,6 +13,7 @@ class Member:
     """A replica.
 
     Attributes:
+        alone: Its name, as the holders of what it alone holds.
         heard: When it last said anything.
         renewed: When its engine had last made a step, or it got units after it had none, or committed.
         steps: Of its engine, as it last said.
@@ -20,6 +21,7 @@ class Member:
         units: Those in its hands, and since when.
     """
 
+    alone: tuple[str, ...]
     heard: float
     renewed: float
     steps: int = -1
@@ -44,13 +46,13 @@ class Leases:
         self._by_renewal: OrderedDict[str, None] = OrderedDict()  # a dict whose first entry changes is slow to find it
         self._held_once: dict[str, None] = {}
         self.members: OrderedDict[str, Member] = OrderedDict()
-        self.holders: dict[str, list[str]] = {}
+        self.holders: dict[str, tuple[str, ...]] = {}
 
     def touch(self, replica: str, now: float) -> Member:
         """A replica said something."""
         member = self.members.get(replica)
         if member is None:
-            member = self.members[replica] = Member(now, now)
+            member = self.members[replica] = Member((replica,), now, now)
             self._first_heard = min(self._first_heard, now)
         else:
             self.members.move_to_end(replica)
@@ -72,34 +74,35 @@ class Leases:
         if replica in self._by_renewal:
             self._by_renewal.move_to_end(replica)
 
-    def hold(self, replica: str, units: Iterable[str], now: float, twice: bool = True) -> None:
+    def hold(self, replica: str, units: Sequence[str], now: float, twice: bool = True) -> None:
         """Units go to a replica, and may go to a second one later."""
         member = self.members[replica]
         if not member.units:
             member.renewed = now
             self._by_renewal[replica] = None
-        for unit in units:
-            member.units[unit] = now
-            holders = self.holders.get(unit)
-            if holders is not None:
-                holders.append(replica)
-                self._held_once.pop(unit, None)
-                continue
-            self.holders[unit] = [replica]
+        member.units.update(dict.fromkeys(units, now))
+        if self.holders.keys().isdisjoint(units):
+            self.holders.update(dict.fromkeys(units, member.alone))
             if twice:
-                self._held_once[unit] = None
+                self._held_once.update(dict.fromkeys(units))
+            return
+        for unit in units:
+            self.holders[unit] = (*self.holders.get(unit, ()), replica)
+            self._held_once.pop(unit, None)
 
     def let_go(self, replica: str, unit: str) -> bool:
         """A replica does not hold a unit any more; returns whether it did and nobody else does."""
-        holders = self.holders.get(unit, [])
+        holders = self.holders.get(unit, ())
         if replica not in holders:
             return False
-        holders.remove(replica)
         self._take_from(replica, unit)
-        if not holders:
+        others = tuple(other for other in holders if other != replica)
+        if others:
+            self.holders[unit] = others
+        else:
             del self.holders[unit]
             self._held_once.pop(unit, None)
-        return not holders
+        return not others
 
     def settle(self, unit: str) -> bool:
         """Nobody needs to hold a unit any more; returns whether somebody did."""
@@ -113,36 +116,31 @@ class Leases:
 
     def settle_own(self, replica: str, units: Sequence[str]) -> bool:
         """`settle` for units that this replica alone holds, which is faster; False, and nothing done, where one is not so."""
-        holders, own = self.holders, [replica]
+        member, holders, once = self.members[replica], self.holders, self._held_once
         for unit in units:
-            if holders.get(unit) != own:
+            if holders.get(unit) != member.alone:
                 return False
-        held = self.members[replica].units
         for unit in units:
             holders.pop(unit, None)  # a shard may name a unit twice
-            held.pop(unit, None)
-            self._held_once.pop(unit, None)
-        if not held:
+            member.units.pop(unit, None)
+            once.pop(unit, None)
+        if not member.units:
             del self._by_renewal[replica]
         return True
 
-    def overdue(self, now: float) -> Iterator[tuple[str, Member]]:
-        """Replicas that hold units past their deadline; whoever iterates takes all of them back."""
-        while self._by_renewal:
-            replica = next(iter(self._by_renewal))
-            member = self.members[replica]
-            if member.renewed + self._seconds > now:
-                return
-            yield replica, member
+    def overdue(self, now: float) -> str | None:
+        """A replica that holds units past their deadline; whoever asks takes all of them back."""
+        for replica in self._by_renewal:
+            return replica if self.members[replica].renewed + self._seconds <= now else None
+        return None
 
-    def pop_silent(self, now: float) -> Iterator[Member]:
-        """Replicas that said nothing for so long that they do not count any more."""
-        while self.members:
-            replica, member = next(iter(self.members.items()))
+    def pop_silent(self, now: float) -> Member | None:
+        """A replica that said nothing for so long that it does not count any more."""
+        for replica, member in self.members.items():
             if member.units or member.heard + self._seconds > now:
-                return
-            del self.members[replica]
-            yield member
+                return None
+            return self.members.pop(replica)
+        return None
 
     def stragglers_for(self, replica: str, since: float) -> list[str]:
         """The unit that has been longest with one other replica, at least since then; or none."""

@@ -192,11 +192,11 @@ class Ledger:
 
     def expire(self, now: float) -> None:
         """Take back the units of replicas that get nothing done, and count those no more that say nothing."""
-        for replica, member in self._leases.overdue(now):
+        while (replica := self._leases.overdue(now)) is not None:
             why = f"no step of replica {replica} in {self._lease_seconds:.0f} s"
-            for unit in sorted(member.units):
+            for unit in sorted(self._leases.members[replica].units):
                 self._take_back(replica, unit, why, blame=True)
-        for member in self._leases.pop_silent(now):
+        while (member := self._leases.pop_silent(now)) is not None:
             self._free.move(member.bundle, "")
 
     def take_buried(self) -> list[tuple[str, str]]:
