@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cluster.desk import Desk
 from cluster.energy import ProcessMeter, Reading
-from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress, ShardCommit
+from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records
@@ -93,7 +93,7 @@ class Coordinator:
         desk.ledger.release(replica_id, units, reason, blame)
         await self._log_buried(desk)
 
-    async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
+    async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
         """Make a shard's units visible, all those that no other file has made visible before.
 
         Raises:
@@ -101,13 +101,13 @@ class Coordinator:
             RunLockedError: Another driver has taken the run over.
         """
         desk = self._desk or await self._open()
-        outcome = desk.ledger.commit(replica_id, [rows.unit for rows in commit.units], commit.file, self._clock())
+        outcome = desk.ledger.commit(replica_id, [unit for unit, _, _ in commit.units], commit.file, self._clock())
         if outcome.lost:
             logger.info("lease %s of %s: %s came too late", lease_id, replica_id, ", ".join(outcome.lost))
         if outcome.won:
             output_tokens = sum([counts.get("output_tokens", 0) for counts in commit.tokens.values()])
             desk.ledger.learn(outcome.won[0], output_tokens / len(commit.units))
-        await self._log(desk, [_shard(commit, outcome.won)] if outcome.won else [])
+        await self._log(desk, [_won(commit, outcome.won)] if outcome.won else [])
         return CommitAnswer(outcome.committed, outcome.lost)
 
     async def record(self, index: int) -> PlanRecord:
@@ -233,9 +233,8 @@ class Coordinator:
         return news
 
 
-def _shard(commit: ShardCommit, won: tuple[str, ...]) -> Shard:
-    shard = Shard(*commit)
+def _won(shard: Shard, won: tuple[str, ...]) -> Shard:
     if len(won) == len(shard.units):
         return shard
     visible = set(won)
-    return shard._replace(units=tuple(rows for rows in commit.units if rows.unit in visible))
+    return shard._replace(units=tuple(rows for rows in shard.units if rows[0] in visible))

@@ -142,7 +142,7 @@ class FreeUnits:
 
     def learn(self, unit: str, output_tokens: float) -> None:
         """So many tokens were generated for a unit."""
-        name = self._records[parse_unit_id(unit)[0]].bundle
+        name = self._records[int(unit.partition("-")[0])].bundle
         bundle = self._bundles[name]
         before = output_tokens if bundle.unit_tokens is None else bundle.unit_tokens
         bundle.unit_tokens = before + _SMOOTHING * (output_tokens - before)

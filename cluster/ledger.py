@@ -147,8 +147,7 @@ class Ledger:
             self._leases.renew(replica, now)
             self._suspects.settle(units, replica)
             self._settling.update(dict.fromkeys(units, file))
-            own = tuple(units)
-            return Outcome(own, own, ())
+            return Outcome(own := tuple(units), own, ())
         won, committed, lost = list[str](), list[str](), list[str]()
         for unit in units:
             if self._settle(unit, file, replica):

@@ -106,36 +106,6 @@ class LeaseAnswer(NamedTuple):
     leave: bool = False
 
 
-class UnitRows(NamedTuple):
-    """Where a unit's rows lie in a shard: rows [start, end). A tuple, as it goes into the manifest."""
-
-    unit: str
-    start: int
-    end: int
-
-
-class ShardCommit(NamedTuple):
-    """A written shard that wants to be visible.
-
-    Attributes:
-        file: Path relative to the run folder.
-        sha256: Hex digest of its bytes.
-        file_bytes: Its size.
-        units: The complete units in it.
-        instances: Rows with status `instance`, by task.
-        rejections: `task/stage/reason` to count.
-        tokens: Stage to `requests`, `prompt_tokens`, `cached_tokens`, `output_tokens`.
-    """
-
-    file: str
-    sha256: str
-    file_bytes: int
-    units: tuple[UnitRows, ...]
-    instances: dict[str, int]
-    rejections: dict[str, int]
-    tokens: dict[str, dict[str, int]]
-
-
 class CommitAnswer(NamedTuple):
     """What became of a commit.
 

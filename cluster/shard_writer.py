@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from cluster.protocol import GenerateJob, ShardCommit, UnitRows
+from cluster.protocol import GenerateJob
 from cluster.unit_rows import FullUnit
+from generation.manifest_state import Shard
 from generation.rows import ROW_SCHEMA, SHARD_OPTIONS, rows_to_batch
 from generation.storage import Store
 
@@ -23,7 +24,7 @@ class Written:
         output_tokens: By unit, the tokens generated for it.
     """
 
-    commit: ShardCommit
+    commit: Shard
     lease_id: str
     output_tokens: dict[str, int]
 
@@ -47,17 +48,17 @@ class ShardWriter:
             StorageError: It cannot be written.
         """
         sink = pa.BufferOutputStream()
-        places: list[UnitRows] = []
+        places: list[tuple[str, int, int]] = []
         with pa.ipc.new_file(sink, ROW_SCHEMA, options=SHARD_OPTIONS) as writer:
             for full in units:
-                start = places[-1].end if places else 0
+                start = places[-1][2] if places else 0
                 writer.write_batch(rows_to_batch(full.rows))
-                places.append(UnitRows(full.unit, start, start + len(full.rows)))
+                places.append((full.unit, start, start + len(full.rows)))
         content = sink.getvalue().to_pybytes()
         file = f"rows/round-0/{self._shard_name()}"
         self._store.write_new(file, content)
         rows = [row for full in units for row in full.rows]
-        commit = ShardCommit(
+        commit = Shard(
             file,
             hashlib.sha256(content).hexdigest(),
             len(content),

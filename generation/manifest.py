@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from generation.errors import RunLockedError, StorageError
-from generation.manifest_state import Entry, ManifestState, segment_line
+from generation.manifest_state import Entry, ManifestState, segment_bytes, segment_line
 from generation.snapshot import FOLDER, Part, Snapshot, read_all, read_snapshot, snapshot_name, take_snapshot
 from generation.storage import Store, json_bytes, json_lines
 
@@ -118,12 +118,14 @@ class SegmentWriter:
         """
         line = segment_line(entries)
         self._since_snapshot += 1 + len(entries) // _ENTRIES_LIKE_A_SEGMENT
-        self._write(line)
+        self._write(segment_bytes(line))
         return line
 
     def begin(self, sources: Sources) -> None:
         """Write the first segment, which says what was taken over. Raises what `append` does."""
-        self._write({"incarnation": self.incarnation, "snapshot": sources.snapshot, "read": sources.segments})
+        self._write(
+            json_lines([{"incarnation": self.incarnation, "snapshot": sources.snapshot, "read": sources.segments}])
+        )
 
     def snapshot(self, state: ManifestState) -> Snapshot:
         """Copy the state that all entries appended so far add up to; to be called between two appends."""
@@ -147,11 +149,11 @@ class SegmentWriter:
         if len(self._snapshots) > 1 and not self._is_superseded():
             self._sweep()
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: bytes) -> None:
         self._seq += 1
         name = _segment(self.incarnation, self._seq)
         try:
-            self._store.write_new(name, json_lines([line]))
+            self._store.write_new(name, line)
         except FileExistsError as error:
             raise StorageError(f"{self._store.uri}/{name}: exists; two writers share an incarnation") from error
         if self._is_superseded():

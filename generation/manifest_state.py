@@ -1,21 +1,22 @@
 """What the lines of a manifest add up to."""
 
-from collections import Counter
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from generation.storage import json_bytes
 from generation.unit_places import UnitPlaces
 
 
 class Shard(NamedTuple):
-    """A committed shard, and the units that became visible through it.
+    """A shard that wants to be visible, or is.
 
     Attributes:
         file: Path relative to the run folder.
         sha256: Hex digest of its bytes.
         file_bytes: Its size.
-        units: (unit id, first row, row after the last) of the units that it won.
+        units: (unit id, first row, row after the last) of the complete units in it, or of those that it has won.
         instances: Rows with status `instance`, by task, of the whole shard.
         rejections: `task/stage/reason` to count, of the whole shard.
         tokens: Stage to counters, of the whole shard.
@@ -43,7 +44,7 @@ Entry = Shard | Tombstone
 def segment_line(entries: Iterable[Entry]) -> dict[str, Any]:
     """The line of a segment with all of these, their counters added up: a thousand shards cost little more than one."""
     shards, tombstones = list[Any](), dict[str, str]()
-    instances, rejections, tokens = Counter[str](), Counter[str](), dict[str, Counter[str]]()
+    instances, rejections, tokens = dict[str, int](), dict[str, int](), dict[str, dict[str, int]]()
     for entry in entries:
         if isinstance(entry, Tombstone):
             tombstones[entry.unit] = entry.reason
@@ -51,7 +52,8 @@ def segment_line(entries: Iterable[Entry]) -> dict[str, Any]:
         shards.append(entry[:4])
         _count(instances, entry.instances)
         _count(rejections, entry.rejections)
-        _count_stages(tokens, entry.tokens)
+        for stage, counts in entry.tokens.items():
+            _count(tokens.setdefault(stage, {}), counts)
     return {
         "shards": shards,
         "tombstones": tombstones,
@@ -59,6 +61,18 @@ def segment_line(entries: Iterable[Entry]) -> dict[str, Any]:
         "rejections": rejections,
         "tokens": tokens,
     }
+
+
+def segment_bytes(line: Mapping[str, Any]) -> bytes:
+    """The line as JSON. The shards, of which `json` would look at each value, are put in as text."""
+    shards = ",".join([_shard_text(*shard) for shard in line["shards"]])
+    rest = json_bytes({name: value for name, value in line.items() if name != "shards"})
+    return b'{"shards":[%s],%s\n' % (shards.encode(), rest[1:])
+
+
+def _shard_text(file: str, sha256: str, file_bytes: int, units: Iterable[tuple[str, int, int]]) -> str:
+    rows = ",".join([f'["{unit}",{start},{end}]' for unit, start, end in units])
+    return f'[{json.dumps(file)},"{sha256}",{file_bytes},[{rows}]]'
 
 
 @dataclass(slots=True)
@@ -75,9 +89,9 @@ class ManifestState:
 
     places: UnitPlaces = field(default_factory=UnitPlaces)
     tombstones: dict[str, str] = field(default_factory=dict[str, str])
-    instances: Counter[str] = field(default_factory=Counter[str])
-    rejections: Counter[str] = field(default_factory=Counter[str])
-    tokens: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
+    instances: dict[str, int] = field(default_factory=dict[str, int])
+    rejections: dict[str, int] = field(default_factory=dict[str, int])
+    tokens: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
     @property
     def shards(self) -> Iterable[str]:
@@ -92,7 +106,8 @@ class ManifestState:
         """
         _count(self.instances, line["instances"])
         _count(self.rejections, line["rejections"])
-        _count_stages(self.tokens, line["tokens"])
+        for stage, counts in line["tokens"].items():
+            _count(self.tokens.setdefault(stage, {}), counts)
         settled = self.places.show(line["shards"])
         for unit, reason in line["tombstones"].items():
             if self.places.bury(unit):
@@ -101,14 +116,7 @@ class ManifestState:
         return settled
 
 
-def _count(counter: Counter[str], counts: Mapping[str, int]) -> None:
-    """`Counter.update` without its checks, which cost more than all else of a line."""
+def _count(sums: dict[str, int], counts: Mapping[str, int]) -> None:
+    """Add up. A `Counter` does it in several times as long, which would be more than all else of a line takes."""
     for name, count in counts.items():
-        counter[name] += count
-
-
-def _count_stages(counters: dict[str, Counter[str]], stages: Mapping[str, Mapping[str, int]]) -> None:
-    for stage, counts in stages.items():
-        if stage not in counters:
-            counters[stage] = Counter()
-        _count(counters[stage], counts)
+        sums[name] = sums.get(name, 0) + count

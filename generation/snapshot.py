@@ -6,7 +6,6 @@ A part takes in those before it that are not larger than itself: so n segments h
 log2(n) times.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -101,9 +100,7 @@ def read_snapshot(store: Store, name: str) -> tuple[ManifestState, tuple[Part, .
     try:
         head = store.read_json(f"{FOLDER}/{name}")
         parts = tuple(Part(part, num_shards) for part, num_shards in head["parts"])
-        tokens = {stage: Counter(counts) for stage, counts in head["tokens"].items()}
-        counters = Counter(head["instances"]), Counter(head["rejections"])
-        state = ManifestState(instances=counters[0], rejections=counters[1], tokens=tokens)
+        state = ManifestState(instances=head["instances"], rejections=head["rejections"], tokens=head["tokens"])
         for content in read_all(store, [f"{FOLDER}/{part.name}" for part in parts]):
             state.places.extend(pa.ipc.open_file(pa.py_buffer(content)).get_batch(0))
     except (ValueError, KeyError, pa.ArrowInvalid) as error:

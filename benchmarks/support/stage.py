@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.lease_loop import LeaseLoop, Place
-from cluster.protocol import BeatAnswer, CommitAnswer, GenerateJob, Lease, LeaseAnswer, ShardCommit
+from cluster.protocol import BeatAnswer, CommitAnswer, GenerateJob, Lease, LeaseAnswer
 from cluster.unit_work import UnitWork
 from generation.instances.flow import InstanceContext
 from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
+from generation.manifest_state import Shard
 from generation.pump import Pump
 from generation.spent import Spent
 
@@ -64,10 +65,11 @@ class Desk:
     def _record(self, index: int) -> PlanRecord:
         return self._records[index]
 
-    def _commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
+    def _commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
         self.rows.update(instances=sum(commit.instances.values()), rejections=sum(commit.rejections.values()))
-        self._open.difference_update(rows.unit for rows in commit.units)
-        return CommitAnswer(tuple(rows.unit for rows in commit.units), ())
+        units = tuple(unit for unit, _, _ in commit.units)
+        self._open.difference_update(units)
+        return CommitAnswer(units, ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,16 @@ from typing import Any
 import cluster.coordinator_link
 from cluster.cli import main
 from cluster.coordinator import Coordinator
-from cluster.protocol import BeatAnswer, CommitAnswer, ShardCommit, UnitRows
+from cluster.protocol import BeatAnswer, CommitAnswer
 from generation.manifest_state import Shard
 
 
 class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start of its name
     """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost."""
 
-    async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
+    async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
         places = (await self._open()).state.places
-        again = tuple((u.unit, u.start, u.end) for u in commit.units if u.unit in places)
+        again = tuple(rows for rows in commit.units if rows[0] in places)
         answer = await super().commit(replica_id, lease_id, commit)
         if again:
             await (await self._open()).log([Shard(commit.file, commit.sha256, commit.file_bytes, again, {}, {}, {})])
@@ -30,8 +30,8 @@ class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start
 class CoordinatorThatListsHalf(Coordinator):
     """A unit becomes visible without its last row."""
 
-    async def commit(self, replica_id: str, lease_id: str, commit: ShardCommit) -> CommitAnswer:
-        units = tuple(UnitRows(u.unit, u.start, u.end - 1) for u in commit.units)
+    async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
+        units = tuple((unit, start, end - 1) for unit, start, end in commit.units)
         return await super().commit(replica_id, lease_id, commit._replace(units=units))
 
 

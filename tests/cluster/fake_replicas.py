@@ -15,12 +15,13 @@ import pyarrow as pa
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import CoordinatorLink
 from cluster.generate import ArmRun
-from cluster.protocol import Beat, GenerateJob, Lease, ShardCommit, UnitRows
+from cluster.protocol import Beat, GenerateJob, Lease
 from cluster.recipe import Recipe
 from cluster.task_fold import TaskWork
 from generation.config import TaskConfig
 from generation.instances.flow import InstanceContext
 from generation.instances.plan import Bundle, Cell, FlowPlan, PlanRecord, parse_unit_id, unit_flows
+from generation.manifest_state import Shard
 from generation.prompts.prompt_set import load_prompt_set
 from generation.rows import ROW_SCHEMA, Row, row_id, rows_to_batch
 from generation.spent import Spent
@@ -126,14 +127,14 @@ class FakePool:
                 for _ in range(2 if rng.random() < self._faults else 1):
                     self._coordinator.call("commit", name, answer.lease.lease_id, commit)
 
-    def _shard(self, lease: Lease, file: str) -> ShardCommit:
+    def _shard(self, lease: Lease, file: str) -> Shard:
         rows: list[Row] = []
-        places: list[UnitRows] = []
+        places: list[tuple[str, int, int]] = []
         for unit in lease.units:
             index, number = parse_unit_id(unit)
             record = self._coordinator.call("record", index)
             flows = [self._write(plan, record) for plan in unit_flows(record, number)]
-            places.append(UnitRows(unit, len(rows), len(rows) + len(flows)))
+            places.append((unit, len(rows), len(rows) + len(flows)))
             rows += flows
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, ROW_SCHEMA) as writer:
@@ -144,7 +145,7 @@ class FakePool:
         rejected = {f"{rows[0].task}/parse/no input tag": len(rows) - accepted}
         tokens = {"draft": {"requests": len(rows), "output_tokens": 10 * len(rows)}}
         sha256 = hashlib.sha256(content).hexdigest()
-        return ShardCommit(file, sha256, len(content), tuple(places), {rows[0].task: accepted}, rejected, tokens)
+        return Shard(file, sha256, len(content), tuple(places), {rows[0].task: accepted}, rejected, tokens)
 
 
 def write_some(accept: float) -> Write:

@@ -3,10 +3,11 @@ import asyncio
 import pytest
 
 from cluster.coordinator import Coordinator
-from cluster.protocol import Beat, BeatAnswer, Care, ShardCommit, UnitRows
+from cluster.protocol import Beat, BeatAnswer, Care
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.manifest import replay, take_over
+from generation.manifest_state import Shard
 from generation.snapshot import Snapshot
 from generation.spent import Spent
 from generation.storage import Store
@@ -20,9 +21,9 @@ def record(index: int, task: str = "a", units: int = 8) -> PlanRecord:
     )
 
 
-def shard(file: str, *units: str) -> ShardCommit:
-    places = tuple(UnitRows(unit, 2 * i, 2 * i + 2) for i, unit in enumerate(units))
-    return ShardCommit(file, "ab" * 32, 10, places, {"a": 2 * len(units)}, {}, {"draft": {"requests": 2}})
+def shard(file: str, *units: str) -> Shard:
+    places = tuple((unit, 2 * i, 2 * i + 2) for i, unit in enumerate(units))
+    return Shard(file, "ab" * 32, 10, places, {"a": 2 * len(units)}, {}, {"draft": {"requests": 2}})
 
 
 def coordinator(path, clock=lambda: 0.0) -> Coordinator:
