@@ -4,9 +4,11 @@ The coordinator is the real one, with its ledger, group commit, manifest and sna
 to storage takes 100 ms of that clock, and its real cost is that of the same bytes on a local file. The replicas are a thousand times
 faster than real ones, so that the coordinator is the limit; one in a thousand dies with a lease in hand. A pair is one lease of up to four
 units, and one commit of them. All CPU time from the first lease to the last commit is counted: of the coordinator with its manifest and
-snapshots, of the event loop, and of the replicas, which make the lease's beat and the shard's commit (about a fifth of it). It is that
-of one core, and without the pickling and the sockets of Ray, which `ray_leases_per_second` has. A restart, and the memory that a
-coordinator holds with all units committed, are those of a fresh process on the files that the run left.
+snapshots, of the event loop that wakes the replicas, and of these, which make the lease's beat and the shard's commit: with a coordinator
+that knows its answers beforehand, loop and replicas alone take about a third as long. It is that of one core, and without the pickling and
+the sockets of Ray, which `ray_leases_per_second` has. What a unit costs late in the run is compared with what it costs early, by turns: in
+the same seconds, as the speed of a shared machine changes from one to the next. A restart, and the memory that a coordinator holds with all
+units committed, are those of a fresh process on the files that the run left.
 """
 
 import argparse

@@ -54,6 +54,8 @@ class Coordinator:
         self._told: dict[str, int] = {}
         self._spent: dict[str, Spent] = {}
         self._draining = False
+        self._enough: int | None = None
+        self._dismissed: set[str] = set()
         self._fenced: RunLockedError | None = None
         self._opening: asyncio.Task[Desk] | None = None
         self._planning = asyncio.Lock()
@@ -67,19 +69,22 @@ class Coordinator:
         """What a replica shall do next. Once it drains, none has anything left to begin."""
         desk = self._desk or await self._open()
         now = self._clock()
+        self._dismissed.discard(replica_id)
         self._hear(desk, replica_id, beat, now)
         if self._draining:
             return LeaseAnswer(leave=True)
         grant = desk.ledger.lease(replica_id, now)
         await self._log_buried(desk)
         if grant is None:
-            return LeaseAnswer(wait_seconds=_WAIT_SECONDS)
+            return self._nothing_for(desk, replica_id, beat)
         lease_id = f"{desk.incarnation}-{grant.number}"
         return LeaseAnswer(Lease(lease_id, grant.units, self._lease_seconds, self._news_for(replica_id), grant.care))
 
     async def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
         """A replica lives. Once it drains, one that holds nothing unsettled may leave."""
         desk = await self._open()
+        if replica_id in self._dismissed and not beat.held:
+            return BeatAnswer(leave=True)
         drop = self._hear(desk, replica_id, beat, self._clock())
         return BeatAnswer(self._draining and len(drop) == len(beat.held), drop)
 
@@ -107,7 +112,7 @@ class Coordinator:
         if outcome.won:
             output_tokens = sum([counts.get("output_tokens", 0) for counts in commit.tokens.values()])
             desk.ledger.learn(outcome.won[0], output_tokens / len(commit.units))
-        await self._log(desk, [_won(commit, outcome.won)] if outcome.won else [])
+        await self._log(desk, [commit.only(outcome.won)] if outcome.won else [])
         return CommitAnswer(outcome.committed, outcome.lost)
 
     async def record(self, index: int) -> PlanRecord:
@@ -162,6 +167,10 @@ class Coordinator:
         """Hand out no more leases; replicas that ask are told to leave. Commits are still taken."""
         self._draining = True
 
+    async def enough(self, replicas: int) -> None:
+        """From now on so many replicas have as much to do as all would: the others may leave, once they ask with empty hands."""
+        self._enough = replicas
+
     async def progress(self) -> Progress:
         """Counters over all incarnations; what is counted is durable."""
         desk = await self._open()
@@ -209,6 +218,14 @@ class Coordinator:
         self._spent[replica_id] = beat.spent
         return desk.ledger.hear(replica_id, beat.steps, beat.held, now)
 
+    def _nothing_for(self, desk: Desk, replica_id: str, beat: Beat) -> LeaseAnswer:
+        """Wait for what may come back, or leave where others are there to take it."""
+        if beat.held or self._enough is None or desk.ledger.num_replicas <= self._enough:
+            return LeaseAnswer(wait_seconds=_WAIT_SECONDS)
+        self._dismissed.add(replica_id)
+        desk.ledger.forget(replica_id, "it is not needed any more", blame=False)
+        return LeaseAnswer(leave=True)
+
     async def _log_buried(self, desk: Desk) -> None:
         if buried := desk.ledger.take_buried():
             await self._log(desk, [Tombstone(unit, reason) for unit, reason in buried])
@@ -231,10 +248,3 @@ class Coordinator:
         news = tuple(self._seen[start : start + _SEEN_PER_LEASE])
         self._told[replica_id] = self._num_dropped + start + len(news)
         return news
-
-
-def _won(shard: Shard, won: tuple[str, ...]) -> Shard:
-    if len(won) == len(shard.units):
-        return shard
-    visible = set(won)
-    return shard._replace(units=tuple(rows for rows in shard.units if rows[0] in visible))

@@ -18,8 +18,7 @@ MEMORY_SECONDS = 10.0
 """How long the memory of a dead engine may take to come free."""
 UNEXPLAINED_SECONDS = 3.0
 """How much later than its actors Ray says that a node is dead."""
-IDLE_SECONDS = 60.0
-"""How long a replica on a GPU that has nothing more to do is kept for what comes next."""
+_RECALL_FACTOR = 2
 _RETRY_SECONDS, _MAX_RETRY_SECONDS = 5.0, 60.0
 
 _log = logging.getLogger(__name__)
@@ -63,6 +62,11 @@ class Crew:
             self._alone_since = self._began = time.monotonic()
         self._vacant |= {number: 0.0 for number in range(self._config.replicas) if number not in taken}
         self._start_due()
+
+    def is_short_of(self, replicas: int) -> bool:
+        """Whether some have left, and far more are needed than are there: starting one takes minutes, which a few units are not worth."""
+        here = sum(member.info is None or member.generating is not None for member in self.members) + len(self._vacant)
+        return here < self._config.replicas and _RECALL_FACTOR * here <= replicas
 
     def joined(self, member: Member, info: Any) -> None:
         """Its engine is ready."""
@@ -126,12 +130,6 @@ class Crew:
         """It is done, and its place is not filled again before `fill`."""
         self._remove(member)
         self._on_gone(member, reason, False)
-
-    def release_idle(self) -> None:
-        """Free the GPUs of those that have left a while ago."""
-        for member in self.ready():
-            if member.left is not None and member.idle and time.monotonic() - member.left > IDLE_SECONDS:
-                self.release(member, "nothing is left to do")
 
     def close(self) -> None:
         """Kill all."""

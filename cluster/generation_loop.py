@@ -9,7 +9,7 @@ from cluster.arm import ArmFold, ArmRun
 from cluster.cell_yield import SeenUnits
 from cluster.coordinator_link import CoordinatorLink
 from cluster.generation_book import GenerationBook
-from cluster.pacing import Allowance, Standing, fitting, flows_of, units_wanted
+from cluster.pacing import Allowance, Standing, fitting, flows_of, replicas_needed, units_wanted
 from cluster.progress import Counters
 from cluster.protocol import GenerateJob, PrefixAnswer, Progress
 from cluster.task_fold import TaskFold
@@ -34,6 +34,10 @@ class GenerationPool(Protocol):
 
     def tend(self, coordinator: Any) -> None:
         """Replace what died; called every tick."""
+        ...
+
+    def recall(self, replicas: int) -> None:
+        """So many are needed: have those back that had left, where far fewer are there; called every tick."""
         ...
 
     def stop_generation(self) -> None:
@@ -93,7 +97,9 @@ class GenerationLoop:
         while not self._fold.complete:
             pool.tend(self._link.handle)
             answer, progress = self._follow(), self._link.call("progress")
-            self._plan(answer, progress)
+            needed = self._plan(answer, progress)
+            self._link.call("enough", needed)
+            pool.recall(needed)
             self._book.book(progress)
             if self._book.limit_reached():
                 self._drain(pool)
@@ -117,7 +123,8 @@ class GenerationLoop:
             self._link.call("publish_seen", keys)
         return answer
 
-    def _plan(self, answer: PrefixAnswer, progress: Progress) -> None:
+    def _plan(self, answer: PrefixAnswer, progress: Progress) -> int:
+        """Plan what is missing; returns how many replicas have something to do from now on."""
         flows, replicas = self._run.recipe.generation.flows_per_unit, self._run.pool.replicas
         standings = {
             name: task.standing(answer.num_settled.get(name, 0), progress.instances.get(name, 0))
@@ -133,6 +140,7 @@ class GenerationLoop:
                     index = self._link.call("add_records", records)
                 for record in records:
                     task.add_record(record)
+        return replicas_needed(list(standings.values()), flows)
 
     def _wave(self, task: TaskFold, standing: Standing, index: int, limit: int) -> list[PlanRecord]:
         """The next records of a task, or none."""

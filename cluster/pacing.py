@@ -11,6 +11,7 @@ wanted.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -118,6 +119,20 @@ def units_wanted(standing: Standing, flows_per_unit: int, replicas: int) -> int:
     wanted = sum(need.wanted for need in standing.needs.values())
     ahead = max(units_ahead(replicas), standing.settled) - (standing.planned - standing.settled)
     return max(0, min(math.ceil(wanted / flows_per_unit), ahead))
+
+
+def replicas_needed(standings: Sequence[Standing], flows_per_unit: int) -> int:
+    """How many replicas can have a unit at once from now on: for those under way, those still to be planned, and one that is lost.
+
+    All, until a task has more behind it than before it: how much is left is not known well before.
+    """
+    units = 1
+    for standing in standings:
+        if standing.lacks:
+            wanted = sum(need.wanted for need in standing.needs.values())
+            left = standing.planned - standing.settled + math.ceil(wanted / flows_per_unit)
+            units += left if left <= standing.settled else sys.maxsize
+    return units
 
 
 def fitting(

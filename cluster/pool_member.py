@@ -39,7 +39,6 @@ class Member:
         generating: Reference to its `generate`, while it runs.
         chunks: Chunks of an ask that it works on.
         draining: It was told to finish and leave, since its node goes away.
-        left: When the coordinator told it that there is nothing more to do; None: it did not.
         started_at: When it was created, on the monotonic clock.
     """
 
@@ -54,7 +53,6 @@ class Member:
     generating: Any = None
     chunks: int = 0
     draining: bool = False
-    left: float | None = None
     started_at: float = field(default_factory=time.monotonic)
     _locating: Any = None
     _looking: Any = None
@@ -70,7 +68,6 @@ class Member:
     def watch(self) -> None:
         """It is about to get work: from now on it shall make steps."""
         self._stepped_at = time.monotonic()
-        self.left = None
 
     def drain(self) -> None:
         """Have it finish and leave."""

@@ -16,7 +16,6 @@ from generation.errors import EngineDeadError, RunLockedError, StorageError
 from generation.flows import FlowCall, FlowResult
 
 LEAST_RESTARTS = 5
-
 _CHUNKS_AT_ONCE = 2
 """Chunks of an ask in one replica, so that it has a next one while the first ends."""
 
@@ -131,10 +130,15 @@ class Pool:
         if self._generation is not None:
             self._generation = (self._generation[0], coordinator)
             self._look_for_progress(coordinator)
-            if self._config.gpus:
-                self._crew.release_idle()
         self._look(timeout=0)
         self._tend()
+
+    def recall(self, replicas: int) -> None:
+        """So many are needed: where far fewer generate, have those back that had left."""
+        if self._crew.is_short_of(replicas):
+            self._crew.fill()
+            for member in self._crew.ready():
+                self._generate(member)
 
     def stop_generation(self) -> None:
         """Have the replicas stop at once; what is not committed is dropped. One that does not listen is replaced."""
@@ -174,9 +178,8 @@ class Pool:
         """Wait for anything that the replicas were told to do, see to it, and return which of `others` are done."""
         import ray
 
-        members = self._crew.members
-        watched = {member.starting: member for member in members if member.info is None}
-        watched |= {member.generating: member for member in members if member.generating is not None}
+        watched = {member.starting: member for member in self._crew.members if member.info is None}
+        watched |= {member.generating: member for member in self._crew.members if member.generating is not None}
         references = [*watched, *(others or [])]
         if not references:
             time.sleep(min(timeout, 0.1))  # all have failed, and are not due again yet
@@ -208,10 +211,10 @@ class Pool:
             raise error
         if error is not None:
             self._crew.lose(member, error)
-        elif member.draining:
-            self._crew.release(member, "its node goes away")
-        elif self._generation is not None:
-            member.left = time.monotonic()
+        elif member.draining or (self._generation is not None and self._config.gpus):
+            if self._energy is not None:
+                self._energy.release(member.replica_id)
+            self._crew.release(member, "its node goes away" if member.draining else "it is not needed any more")
 
     def _take(self, asking: Asking, reference: Any, member: Member, chunk: Chunk) -> None:
         value, error = error_of(reference)

@@ -1,7 +1,7 @@
 """What the lines of a manifest add up to."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +29,12 @@ class Shard(NamedTuple):
     instances: Mapping[str, int]
     rejections: Mapping[str, int]
     tokens: Mapping[str, Mapping[str, int]]
+
+    def only(self, units: Collection[str]) -> "Shard":
+        """It with some of its units."""
+        if len(units) == len(self.units):
+            return self
+        return self._replace(units=tuple(rows for rows in self.units if rows[0] in units))
 
 
 class Tombstone(NamedTuple):

@@ -98,6 +98,12 @@ class FakePool:
             self._coordinator.call("forget", self.dead.pop(), "killed", True)
             self._start_one()
 
+    def recall(self, replicas: int) -> None:
+        here = sum(thread.is_alive() for thread in self._threads)
+        if self._threads and 2 * here <= replicas:
+            for _ in range(self._replicas - here):
+                self._start_one()
+
     def stop_generation(self) -> None:
         self._stop.set()
         for thread in self._threads:

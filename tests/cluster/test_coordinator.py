@@ -70,6 +70,27 @@ def test_a_retry_after_a_lost_answer_hears_committed_also_from_a_successor(tmp_p
     asyncio.run(scene())
 
 
+def test_who_has_nothing_in_hand_may_leave_once_there_are_enough_others(tmp_path):
+    async def scene():
+        desk = coordinator(tmp_path)
+        await desk.add_records([record(0, units=2)])
+        units = [(await desk.lease(replica, Beat())).lease.units for replica in "ab"]
+        assert [len(held) for held in units] == [1, 1]
+        assert not (await desk.lease("c", Beat())).leave
+        await desk.enough(2)
+        assert not (await desk.lease("a", Beat(held=units[0]))).leave
+        assert (await desk.lease("c", Beat())).leave
+        assert (await desk.beat("c", Beat())).leave
+        assert (await desk.progress()).replicas == 2
+        await desk.forget("a", "killed", blame=False)
+        assert (await desk.lease("b", Beat(held=units[1]))).lease.units == units[0]
+        await desk.enough(3)
+        assert not (await desk.lease("c", Beat())).leave
+        assert not (await desk.beat("c", Beat())).leave
+
+    asyncio.run(scene())
+
+
 def test_a_superseded_coordinator_acknowledges_nothing_more(tmp_path):
     async def scene():
         old = coordinator(tmp_path)

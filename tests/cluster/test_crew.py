@@ -1,5 +1,4 @@
 import inspect
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -166,8 +165,7 @@ def test_a_replica_that_has_nothing_more_to_do_frees_its_gpu_and_comes_back_when
 ) -> None:
     one = stage(gpus=1.0)
     one.all_ready()
-    one.crew.members[0].left = time.monotonic() - 2 * crew_module.IDLE_SECONDS
-    one.crew.release_idle()
+    one.crew.release(one.crew.members[0], "it is not needed any more")
     one.crew.tend()
     assert [member.number for member in one.crew.members] == [1]
     one.crew.fill()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.ledger import MAX_UNITS_PER_LEASE
-from cluster.pacing import Allowance, Need, Standing, fitting, units_ahead, units_wanted
+from cluster.pacing import Allowance, Need, Standing, fitting, replicas_needed, units_ahead, units_wanted
 from generation.instances.plan import Bundle, Cell, PlanRecord, even_parts
 
 
@@ -170,6 +170,18 @@ def test_committed_units_count_with_their_instances_alone():
     assert Allowance([barren], flows, 2).limit(barren) >= barren.excess({"": ahead * flows})
     full = Standing({"": Need(100, 0, 1000 * flows, 100 + ahead * flows, 0.01)}, planned=1000, settled=1000)
     assert fitting(1, lambda n: record(n, flows), full, lambda cell: "", Allowance([full], flows, 2).limit(full)) == []
+
+
+def test_towards_the_end_no_more_replicas_are_needed_than_units_are_left_and_one():
+    def standing(settled: int, missing: int, outstanding: int) -> Standing:
+        return Standing({"": Need(missing, 0, outstanding, outstanding, 0.5)}, 100, settled)
+
+    enough = standing(95, 10, 40)  # five units of eight flows are under way
+    assert replicas_needed([enough], 8) == 6
+    assert replicas_needed([enough, enough], 8) == 11
+    assert replicas_needed([standing(95, 100, 40)], 8) == 1 + 5 + 23
+    assert replicas_needed([standing(100, 0, 0)], 8) == 1
+    assert replicas_needed([standing(40, 100, 480)], 8) > 1_000
 
 
 def test_one_unit_is_planned_where_nothing_is_under_way():

@@ -24,7 +24,14 @@ def cluster() -> Iterator[None]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     root = str(Path(__file__).parents[2])
     variables = {"PYTHONPATH": root}  # pickled flows of this module are found by name
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": variables})
+    ray.init(
+        "local",
+        num_cpus=4,
+        num_gpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": variables},
+    )
     yield
     ray.shutdown()
 
@@ -107,6 +114,43 @@ def test_generation_survives_a_killed_replica_and_commits_each_unit_once(tmp_pat
         pool.stop_generation()
     flat = [row.row_id for rows in visible_rows(store).values() for row in rows]
     assert len(flat) == len(set(flat)) == 480
+
+
+@pytest.mark.usefixtures("cluster")
+def test_replicas_that_are_not_needed_free_their_gpus_before_the_end_and_the_death_of_a_straggler_is_made_good(
+    tmp_path: Path,
+):
+    import ray
+
+    store = Store(str(tmp_path))
+    config = PoolConfig(engine=scripted(seconds_per_step=0.05), replicas=3, gpus=1.0, cpus=0.5)
+    with Pool("small", config) as pool, coordinator_actor(store, 60.0) as link:
+        pool.start(wait_for=3)
+        link.call("add_records", [plan_of(1, flows_per_unit=2000)])
+        pool.start_generation(add_job(store), link.handle)
+        while link.call("progress").leased < 1:
+            pool.tend(link.handle)
+        link.call("enough", 2)
+        while ray.available_resources().get("GPU", 0.0) < 1.0:
+            pool.tend(link.handle)
+            pool.recall(2)
+            time.sleep(0.05)
+        assert link.call("progress").committed == 0
+        assert len(pool._crew.members) == 2
+        for member in list(pool._crew.members):  # whoever of them has the unit
+            os.kill(ray.get(member.handle.ready.remote()).pid, signal.SIGKILL)
+        link.call("add_records", [plan_of(8, index=1)])
+        while link.call("progress").committed < 9:
+            pool.tend(link.handle)
+            pool.recall(2)
+            time.sleep(0.05)
+        assert len(pool._crew.members) == 2
+        assert pool._crew.deaths.fruitless <= 2
+        pool.recall(8)
+        assert len(pool._crew.members) == 3
+        link.call("drain")
+        pool.stop_generation()
+    assert len(visible_rows(store)) == 9
 
 
 @pytest.mark.usefixtures("cluster")
