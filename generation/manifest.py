@@ -123,9 +123,8 @@ class SegmentWriter:
 
     def begin(self, sources: Sources) -> None:
         """Write the first segment, which says what was taken over. Raises what `append` does."""
-        self._write(
-            json_lines([{"incarnation": self.incarnation, "snapshot": sources.snapshot, "read": sources.segments}])
-        )
+        first = {"incarnation": self.incarnation, "snapshot": sources.snapshot, "read": sources.segments}
+        self._write(json_lines([first]))
 
     def snapshot(self, state: ManifestState) -> Snapshot:
         """Copy the state that all entries appended so far add up to; to be called between two appends."""
