@@ -2,13 +2,16 @@
 
 The model's completions are as long as each prompt says (`benchmarks.support.clockwork`), so every side writes the same number of tokens.
 Ours runs first, as users run it: two pinned replicas of one thread on Ray, coordinator, votes, screens, Arrow, commits to files and curation
-at the driver; timed from the first commit, which is not counted, to the target visible and curated (steady state). It leaves the texts of its prompts, which the
-others get, with what the engine has to be told in common (`peer_sides`) and vLLM's defaults for the rest:
+at the driver. It leaves the texts of its prompts, which the others get, with what the engine has to be told in common (`peer_sides`) and
+vLLM's defaults for the rest:
 
-- `LLM.generate`, texts in and out, in the better of two arrangements: two processes of one thread, each pinned to a core, started
-  together and timed from all ready to the last finished; or one process of two threads;
-- Ray Data LLM, texts in and out, batches of 64, with one replica or two, whichever is faster; timed from the first batch that comes out,
-  which is not counted, to the last, so that its start costs it nothing.
+- `LLM.generate`, texts in and out, in the better of two arrangements: two processes of one thread, each pinned to a core and started
+  together, or one process of two threads;
+- Ray Data LLM, texts in and out, batches of 64, with one replica or two, whichever is faster.
+
+Sides are compared in their steady state, between 15 % and 85 % of the tokens: of a job of millions of rows that is nearly all. What they
+made over the whole job, fill and drain included, stands beside it; of Ray Data LLM that is from its first batch, so that its start costs it
+nothing.
 
 Each turn is a process of its own; the sides take turns. All arrangements run in the first round, the better ones in the others. Needs
 `pip install ".[cpu,peers]"`.
@@ -20,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,16 +44,18 @@ class Turn:
     requests: int
     output_tokens: int
     seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """What sides are compared by: requests of two runs differ a little in length."""
-        return self.output_tokens / self.seconds
+    tokens_per_second: float
+    """In its steady state: what sides are compared by, since requests of two runs differ a little in length."""
 
     @property
     def requests_per_second(self) -> float:
-        """Votes included."""
-        return self.requests / self.seconds
+        """The same in requests, votes included."""
+        return self.tokens_per_second * self.requests / self.output_tokens
+
+    @property
+    def whole_tokens_per_second(self) -> float:
+        """Over the whole job."""
+        return self.output_tokens / self.seconds
 
 
 Arrangement = tuple[str, ...]
@@ -68,7 +72,7 @@ _SIDES = {"psi": _PSI, "llm_generate": _LLM, "ray_data_llm": _RAY_DATA}
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=3_000, help="rows that ours writes, two requests each")
+    parser.add_argument("--rows", type=int, default=6_000, help="rows that ours writes, two requests each")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--shape", choices=_SHAPES, default="tiny", help="size of the model")
     parser.add_argument(
@@ -108,19 +112,20 @@ def take_turn(folder: Path, arrangement: Arrangement) -> Turn:
         if waits:
             for process in processes:
                 _line(process, "ready")
-        began = time.perf_counter()
         for process in processes if waits else ():
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
         figures: list[dict[str, Any]] = [json.loads(_line(process, "{")) for process in processes]
-        seconds = time.perf_counter() - began if waits else figures[0]["seconds"]
         for process in processes:
             process.wait()
     finally:
         for process in processes:
             process.kill()
-    return Turn(sum(one["requests"] for one in figures), sum(one["output_tokens"] for one in figures), seconds)
+    requests, tokens, speed = (
+        sum(one[name] for one in figures) for name in ("requests", "output_tokens", "steady_tokens_per_second")
+    )
+    return Turn(requests, tokens, max(one["seconds"] for one in figures), speed)
 
 
 def _start(folder: Path, arguments: str) -> "subprocess.Popen[str]":
@@ -174,6 +179,9 @@ def _of_side(arrangements: dict[str, list[Turn]]) -> dict[str, Any]:
         "arrangement": chosen,
         "requests_per_second": round(statistics.median(turn.requests_per_second for turn in arrangements[chosen]), 1),
         "tokens_per_second": round(_median(arrangements[chosen])),
+        "whole_job_tokens_per_second": round(
+            statistics.median(turn.whole_tokens_per_second for turn in arrangements[chosen])
+        ),
         "by_turn": {name: [round(turn.tokens_per_second) for turn in turns] for name, turns in arrangements.items()},
         "requests": arrangements[chosen][-1].requests,
     }

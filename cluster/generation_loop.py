@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cluster.arm import ArmFold, ArmRun
@@ -134,7 +135,9 @@ class GenerationLoop:
         for name, standing in standings.items():
             if standing.lacks:
                 task = self._fold.tasks[name]
-                records = self._wave(task, standing, index, allowance.limit(standing))
+                units = units_wanted(standing, flows, replicas, progress.leased)
+                order = WaveOrder(name, units, index, flows)
+                records = self._wave(task, standing, order, allowance.limit(standing)) if units else []
                 allowance.take(standing.excess(), standing.excess(flows_of(records, task.group)))
                 if records:
                     index = self._link.call("add_records", records)
@@ -142,22 +145,19 @@ class GenerationLoop:
                     task.add_record(record)
         return replicas_needed(list(standings.values()), flows)
 
-    def _wave(self, task: TaskFold, standing: Standing, index: int, limit: int) -> list[PlanRecord]:
-        """The next records of a task, or none."""
-        config, name = self._run.recipe.generation, task.work.task.name
-        units = units_wanted(standing, config.flows_per_unit, self._run.pool.replicas)
-        if not units:
-            return []
+    def _wave(self, task: TaskFold, standing: Standing, order: WaveOrder, limit: int) -> list[PlanRecord]:
+        """The next records of a task: so many units as the order says, or fewer where they do not fit the limit."""
+        config, name, index = self._run.recipe.generation, order.task, order.first_index
         rng = chance(self._run.recipe.run.seed, name, index)
         wanted = {group: need.wanted for group, need in standing.needs.items()}
         weights = weights_by_need(task.cells(), task.cells_of, wanted, config.min_novelty, rng)
         temperature = ramped(config.draft_ramp, task.fold.kept, task.target)
 
         def make(units: int) -> list[PlanRecord]:
-            order = WaveOrder(name, units, index, config.flows_per_unit, temperature)
-            return wave(order, task.work.kinds, weights, rng)
+            smaller = replace(order, units=units, draft_temperature=temperature)
+            return wave(smaller, task.work.kinds, weights, rng)
 
-        return fitting(units, make, standing, task.group, limit)
+        return fitting(order.units, make, standing, task.group, limit)
 
     def _drain(self, pool: GenerationPool) -> None:
         """Let the replicas commit what they have leased, for a while."""

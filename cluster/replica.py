@@ -24,6 +24,7 @@ from generation.engines.config import EngineConfig, replicas_per_gpu
 from generation.errors import EngineDeadError
 from generation.flows import FlowCall, FlowResult
 from generation.pump import Pump
+from generation.rows import rows_to_batch
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,9 @@ class Replica:
         self._engine = build_engine(engine, replicas_per_gpu(gpus), rung, canary=canary)
         self._pump = Pump(self._engine)
         self._pump.start()
+        rows_to_batch(
+            []
+        )  # pyarrow imports pandas with its first array: a third of a second that no step should wait for
         self._shards = itertools.count()
         self._loop: LeaseLoop | None = None
         self._drained = False

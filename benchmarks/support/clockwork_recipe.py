@@ -14,17 +14,20 @@ from generation.storage import Store
 BUNDLES = 32
 """Each with a prefix for drafts and one for answers."""
 _SHOWN = 6
-_SEED_WORDS = (20, 22)
+_SEED_WORDS = (16, 18)
 _INPUT_WORDS = 8
+_OWN_WORDS = 63
 
-# A prompt: <bos><|user|> and 254 words of prefix, then 16: fillers, the input where there is one, and the length.
+# A prompt: <bos><|user|> and 206 words of prefix, then 64: what tells it from others of its bundle, fillers, and the length. A cache of
+# blocks of 32 leaves 16 tokens of the prefix to be computed again, one of blocks of 128 leaves 80; over all lengths 16 and 64 on average.
 _PREFIX = "{% for seed in demonstrations %} {{ seed.input }} {{ seed.output }}{% endfor %} now"
-_FILL = " ".join(PROMPT_WORDS[:15])
-_DRAFT = f" {_FILL} length{{{{ difficulty }}}}"
+_FILL = " ".join(PROMPT_WORDS[: _OWN_WORDS - 1])
+_DRAFT = f" w{{{{ difficulty }}}} {_FILL} length{{{{ difficulty }}}}"
 _ANSWER = (
     "{% set words = input.split() %}{% set first = words[0].split('x')[1] | int %}"
-    "{% set second = words[1].split('x')[1] | int %}{% for word in range(15 - words | length) %} w{{ word }}{% endfor %}"
-    f" {{{{ input }}}} length{{{{ first * {NUM_LENGTHS // NUM_CHOICES} + second % {NUM_LENGTHS // NUM_CHOICES} }}}}"
+    f"{{% set second = words[1].split('x')[1] | int %}} {{{{ input }}}}"
+    f"{{% for word in range({_OWN_WORDS} - words | length) %}} w{{{{ word }}}}{{% endfor %}}"
+    f" length{{{{ first * {NUM_LENGTHS // NUM_CHOICES} + second % {NUM_LENGTHS // NUM_CHOICES} }}}}"
 )
 _PATTERNS = rf"""
 input = '\A(?P<input>\S+(?: \S+){{1,{_INPUT_WORDS - 1}}})(?: .*)?\Z'
@@ -76,7 +79,7 @@ cpus = 0.75
 kind = "vllm"
 model = "model"
 max_model_len = 704
-max_num_seqs = 128
+max_num_seqs = 256
 max_num_batched_tokens = 4096
 kv_cache_bytes = 1_073_741_824
 gpu_memory_utilization = 0.2
@@ -91,6 +94,7 @@ accepted_rows = {rows}
 arms = ["direct"]
 bundles = {bundles}
 direct_demonstrations = {shown}
+flows_per_unit = 64
 difficulties = {difficulties}
 draft = {{ max_output_tokens = {longest}, temperature = 1.0 }}
 answer = {{ max_output_tokens = {longest}, temperature = 1.0 }}
@@ -99,7 +103,7 @@ answer = {{ max_output_tokens = {longest}, temperature = 1.0 }}
 length_factor = 50.0
 
 [cluster]
-lease_seconds = 120
+lease_seconds = 16
 """
 
 

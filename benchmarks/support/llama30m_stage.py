@@ -36,7 +36,8 @@ def llama30m_stage(folder: Path, flows_per_unit: int) -> Stage:
     words = Words.of(folder)
     prompts = folder / "prompts"
     prompts.mkdir(exist_ok=True)
-    (prompts / "answer_text.jinja").write_text(" {{ input }}", encoding="utf-8")
+    # An input may be one word: the filler makes it long enough to be cut.
+    (prompts / "answer_text.jinja").write_text(f" {{{{ input }}}}{words.suffix(0)}", encoding="utf-8")
     (prompts / "patterns.toml").write_text(_PATTERNS, encoding="utf-8")
     task = Task(TaskConfig(name="words", description="words", answer=AnswerConfig(kind="open"), seeds="none"), ())
     bundles = [Bundle(f"bundle-{i}", ("p",), words.prefix(i), words.prefix(i)) for i in range(GROUPS)]

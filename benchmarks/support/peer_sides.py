@@ -6,18 +6,22 @@ python -m benchmarks.support.peer_sides ray-data FOLDER REPLICAS
 """
 
 import io
+import itertools
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.support.clockwork import LONGEST
 
 REQUESTS = "requests.json"
+STEADY = (0.15, 0.85)
+"""The part of the tokens between which a side is neither filling its engines nor draining them."""
 _BATCH = 64
 _SETTINGS: dict[str, Any] = {
     "max_model_len": 704,
@@ -31,11 +35,30 @@ _SETTINGS: dict[str, Any] = {
 """Of the peers' engines: what the recipe of ours says; all else is vLLM's default."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How many tokens of finished requests a side had when, in seconds since its start, and whether it was done."""
+
+    seconds: float
+    output_tokens: int
+    ended: bool = False
+
+
+def figures_of(marks: Sequence[Mark], requests: int) -> dict[str, Any]:
+    """What a side did in all, and how fast it was between the marks nearest to `STEADY`."""
+    last = marks[-1]
+    start, end = (next(mark for mark in marks if mark.output_tokens >= share * last.output_tokens) for share in STEADY)
+    steady = (end.output_tokens - start.output_tokens) / (end.seconds - start.seconds)
+    whole = {"requests": requests, "seconds": last.seconds, "output_tokens": last.output_tokens}
+    return {**whole, "steady_tokens_per_second": steady}
+
+
 def psi(folder: Path) -> dict[str, Any]:
     """The generation stage: pool, coordinator, units, curation.
 
-    Time runs from the first commit, which is not counted, to the target visible and curated. What is in flight then is not counted either.
-    Writes the requests that it made, for the others to repeat.
+    Time runs from all replicas ready to the target visible and curated; what is in flight then is not counted. Its marks are what the
+    replicas say in their beats: commits would not do, since units open and close together in a job this short. Writes the requests that
+    it made, for the others to repeat.
     """
     from benchmarks.support.clockwork_recipe import requests_of
     from cluster.arm import ArmFold
@@ -59,26 +82,23 @@ def psi(folder: Path) -> dict[str, Any]:
     line = ProgressLine(io.StringIO(), time.monotonic)
     run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
     arm = arm_run(run, arm_spec("direct"), [])
-    marks: list[tuple[float, dict[str, int]]] = []
+    marks: list[Mark] = []
     with ray_session(loaded.recipe.cluster), Pool("small", pool_config, energy=run.energy) as pool:
         pool.start(wait_for=pool_config.replicas)
         with coordinator_actor(arm.store, loaded.recipe.cluster.lease_seconds) as link:
+            began = time.perf_counter()
 
             def show(counters: Counters) -> None:
-                ends = counters.target is not None and counters.done >= counters.target
-                if (counters.tokens and not marks) or (ends and len(marks) == 1):
-                    stages = link.call("progress").tokens.values()
-                    sums = {
-                        key: sum(stage[key] for stage in stages)
-                        for key in ("requests", "output_tokens", "cached_tokens")
-                    }
-                    marks.append((time.perf_counter(), sums))
+                ended = counters.target is not None and counters.done >= counters.target
+                if not (ended and marks and marks[-1].ended):
+                    tokens = sum(spent.output_tokens for spent in link.call("progress").spent.values())
+                    marks.append(Mark(time.perf_counter() - began, tokens, ended))
 
             GenerationLoop(arm, ArmFold(arm), link, show).work(lambda: pool)
-    (began, first), (ended, last) = marks
-    requests = requests_of(arm)
-    (folder / REQUESTS).write_text(json.dumps(requests), encoding="utf-8")
-    return {"seconds": ended - began, **{key: last[key] - first[key] for key in last}}
+            made = link.call("progress").tokens.values()
+    (folder / REQUESTS).write_text(json.dumps(requests_of(arm)), encoding="utf-8")
+    tokens_per_request = sum(one["output_tokens"] for one in made) / sum(one["requests"] for one in made)
+    return figures_of(marks, round(marks[-1].output_tokens / tokens_per_request))
 
 
 def llm(folder: Path, number: int, count: int, wait: Callable[[], None]) -> dict[str, Any]:
@@ -93,22 +113,28 @@ def llm(folder: Path, number: int, count: int, wait: Callable[[], None]) -> dict
     torch.set_num_threads(threads)
     model = LLM(str(folder / "model"), **_SETTINGS)
     prompts = _prompts(folder)[number * _share(folder, count) : (number + 1) * _share(folder, count)]
+    marks, tokens, step = [Mark(0.0, 0)], 0, model.llm_engine.step
+
+    def watched() -> list[Any]:
+        nonlocal tokens
+        outputs = step()
+        ended = [output for output in outputs if output.finished]
+        if ended:
+            tokens += sum(len(output.outputs[0].token_ids) for output in ended)
+            marks.append(Mark(time.perf_counter() - began, tokens))
+        return outputs
+
+    model.llm_engine.step = watched
     wait()
-    started = time.perf_counter()
+    began = time.perf_counter()
     outputs = model.generate(prompts, SamplingParams(max_tokens=LONGEST), use_tqdm=False)
     texts = [output.outputs[0].text for output in outputs]
-    seconds = time.perf_counter() - started
     assert all(texts)
-    return {
-        "requests": len(outputs),
-        "seconds": seconds,
-        "output_tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
-        "cached_tokens": sum(output.num_cached_tokens or 0 for output in outputs),
-    }
+    return figures_of(marks, len(outputs))
 
 
 def ray_data(folder: Path, replicas: int) -> dict[str, Any]:
-    """Ray Data LLM with texts in and out. Time runs from the first batch that comes out, which is not counted, to the last."""
+    """Ray Data LLM with texts in and out. Time runs from the first batch that comes out, so that its start costs it nothing."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -142,12 +168,9 @@ def ray_data(folder: Path, replicas: int) -> dict[str, Any]:
     came = [(time.perf_counter(), len(batch["text"]), int(sum(batch["output_tokens"]))) for batch in batches]
     ray.shutdown()
     assert sum(rows for _, rows, _ in came) == len(prompts)
-    counted = came[1:]
-    return {
-        "requests": sum(rows for _, rows, _ in counted),
-        "seconds": came[-1][0] - came[0][0],
-        "output_tokens": sum(tokens for _, _, tokens in counted),
-    }
+    totals = itertools.accumulate(tokens for _, _, tokens in came)
+    marks = [Mark(at - came[0][0], total - came[0][2]) for (at, _, _), total in zip(came, totals, strict=True)]
+    return figures_of(marks, len(prompts) - came[0][1])
 
 
 def _variables(replicas: int) -> dict[str, str]:

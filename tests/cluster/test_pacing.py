@@ -57,7 +57,7 @@ class World:
             cells = tuple(Cell(group, "") for group in self.parts)
             return [PlanRecord(0, "t", 0, Bundle("b", (), "", ""), cells, units, self.flows, tuple(flows))]
 
-        units = units_wanted(standing, self.flows, replicas)
+        units = units_wanted(standing, self.flows, replicas, sum(map(len, self.busy.values())))
         records = fitting(units, make, standing, lambda cell: cell, limit) if units else []
         more: dict[str, int] = {}
         for record in records:
