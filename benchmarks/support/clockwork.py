@@ -28,6 +28,10 @@ CHAT_TEMPLATE = "<bos>{% for message in messages %}<|user|>{{ message['content']
 """A prompt ends with the word that the completion follows from."""
 
 
+_GROUP = 4
+"""Heads that share keys and values, as in Llama 3."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """The size of a model."""
@@ -39,8 +43,8 @@ class Shape:
 
     def parameters(self) -> int:
         """How many it has, but for the norms."""
-        layer = 4 * self.hidden**2 + 3 * self.hidden * self.intermediate
-        return 2 * self.hidden * NUM_WORDS + self.layers * layer
+        layer = (2 + 2 / _GROUP) * self.hidden**2 + 3 * self.hidden * self.intermediate
+        return 2 * self.hidden * NUM_WORDS + round(self.layers * layer)
 
 
 TINY = Shape(hidden=128, layers=4, intermediate=352, head=32)
@@ -67,7 +71,7 @@ def write_model(folder: Path, shape: Shape, lengths: Sequence[int]) -> None:
         num_hidden_layers=shape.layers,
         intermediate_size=shape.intermediate,
         num_attention_heads=shape.hidden // shape.head,
-        num_key_value_heads=shape.hidden // shape.head,
+        num_key_value_heads=shape.hidden // shape.head // _GROUP,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
         bos_token_id=1,

@@ -14,13 +14,13 @@ from generation.storage import Store
 BUNDLES = 32
 """Each with a prefix for drafts and one for answers."""
 _SHOWN = 6
-_SEED_WORDS = (16, 18)
+_SEED_WORDS = (18, 21)
 _INPUT_WORDS = 8
-_OWN_WORDS = 63
+_OWN_WORDS = 31
 
-# A prompt: <bos><|user|> and 206 words of prefix, then 64: what tells it from others of its bundle, fillers, and the length. A cache of
-# blocks of 32 leaves 16 tokens of the prefix to be computed again, one of blocks of 128 leaves 80; over all lengths 16 and 64 on average.
-_PREFIX = "{% for seed in demonstrations %} {{ seed.input }} {{ seed.output }}{% endfor %} now"
+# A prompt: 240 tokens of prefix, <bos><|user|> among them, then 32: what tells it from others of its bundle, fillers, and the length. A
+# cache of blocks of 32 holds 224 of them, one of blocks of 128 holds 128, as it does for any prefix of 128 to 255 tokens.
+_PREFIX = "{% for seed in demonstrations %} {{ seed.input }} {{ seed.output }}{% endfor %} w0 w1 now"
 _FILL = " ".join(PROMPT_WORDS[: _OWN_WORDS - 1])
 _DRAFT = f" w{{{{ difficulty }}}} {_FILL} length{{{{ difficulty }}}}"
 _ANSWER = (
@@ -83,7 +83,6 @@ max_num_seqs = 256
 max_num_batched_tokens = 4096
 kv_cache_bytes = 1_073_741_824
 gpu_memory_utilization = 0.2
-enforce_eager = true
 threads = 1
 
 [principles]

@@ -20,9 +20,9 @@ from typing import Any
 
 GROUPS = 64
 PROMPT_TOKENS = 272
-PREFIX_TOKENS = 208
-"""Tokens of a prompt that its whole group shares. A cache holds whole blocks: of 32 tokens it leaves 16 of these to be computed again, of
-128 tokens 80. Over all lengths of a prefix that is 16 and 64 on average; a multiple of 128 would be none for either."""
+PREFIX_TOKENS = 240
+"""Tokens of a prompt that its whole group shares. Blocks of 32 tokens hold 224 of them, blocks of 128 hold 128, as they do for any prefix of
+128 to 255 tokens."""
 RUN = 8
 """Prompts of one group in a row."""
 MEAN_OUTPUT_TOKENS = 63

@@ -29,7 +29,6 @@ _SETTINGS: dict[str, Any] = {
     "max_num_batched_tokens": 4096,
     "kv_cache_memory_bytes": 2**30,
     "gpu_memory_utilization": 0.2,
-    "enforce_eager": True,
     "enable_prefix_caching": True,
 }
 """Of the peers' engines: what the recipe of ours says; all else is vLLM's default."""
@@ -118,7 +117,7 @@ def llm(folder: Path, number: int, count: int, wait: Callable[[], None]) -> dict
     def watched() -> list[Any]:
         nonlocal tokens
         outputs = step()
-        ended = [output for output in outputs if output.finished]
+        ended: list[Any] = [output for output in outputs if output.finished]
         if ended:
             tokens += sum(len(output.outputs[0].token_ids) for output in ended)
             marks.append(Mark(time.perf_counter() - began, tokens))
