@@ -47,7 +47,7 @@ def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=("miniature", "llama30m"), action="append", help="default: both")
-    parser.add_argument("--pairs", type=int, default=6, help="turns of each side, beside a warm-up")
+    parser.add_argument("--pairs", type=int, default=4, help="turns of each side, beside a warm-up")
     parser.add_argument("--units", type=int, default=0, help="units of a turn (64 flows; the 30M model 8)")
     parser.add_argument("--without-default", action="store_true", help="leave `LLM.generate` out")
     options = parser.parse_args()

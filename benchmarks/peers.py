@@ -72,8 +72,8 @@ _SIDES = {"psi": _PSI, "llm_generate": _LLM, "ray_data_llm": _RAY_DATA}
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=6_000, help="rows that ours writes, two requests each")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--rows", type=int, default=4_000, help="rows that ours writes, two requests each")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
     parser.add_argument("--shape", choices=_SHAPES, default="tiny", help="size of the model")
     parser.add_argument(
         "--fixed", action="store_true", help=f"{_FIXED} output tokens for every request, not log-normal lengths"

@@ -1,7 +1,8 @@
 """Runs the benchmarks whose figures are claimed, and writes them down with their bars, the machine and the date: `benchmarks/RESULTS.md`.
 
-A benchmark that fails does not keep the others from running; the exit status says so. What the file says of GPUs is kept as it is, until
-`--gpu` brings what `benchmarks.gpu` printed on a machine that has one.
+A benchmark that fails does not keep the others from running; the exit status says so. Those that are not run this time keep the figures
+that the file has of them, each with its date and machine. What it says of GPUs is kept as it is, until `--gpu` brings what `benchmarks.gpu` printed on
+a machine that has one.
 """
 
 import argparse
@@ -56,8 +57,10 @@ class Bar:
 
 
 BARS = (
-    Bar("overhead", "eta_best.median", "requests/s of bare vLLM: same requests, token ids, final outputs only", least=0.97),
-    Bar("overhead", "eta_default.median", "requests/s of `LLM.generate`, texts in and out, one core each", least=1.25),
+    Bar("overhead", "miniature.eta_best.median", "requests/s of bare vLLM: same requests, token ids, final outputs only", least=0.97),
+    Bar("overhead", "miniature.eta_default.median", "requests/s of `LLM.generate`, texts in and out, one core each", least=1.25),
+    Bar("overhead", "llama30m.eta_best.median", "the same for a Llama of 30 M parameters", least=0.97),
+    Bar("overhead", "llama30m.eta_default.median", "the same for a Llama of 30 M parameters", least=1.25),
     Bar("peers", "vs_llm_generate", "tokens/s of `LLM.generate` in its best arrangement on the whole machine", least=1.3),
     Bar("peers", "vs_ray_data_llm", "tokens/s of Ray Data LLM in its best arrangement on the whole machine", least=2.5),
     Bar("coordinator", "pairs_per_second", "leases with their commits a second, 1,000 simulated replicas", least=20_000),
@@ -69,6 +72,7 @@ BARS = (
     Bar("store", "bytes_per_row", "of a shard"),
 )  # fmt: skip
 _GPU_COLUMNS = ("experiment", "model", "arm", "tokens/s", "batch", "ms a step", "roofline", "measured")
+_LINE = '    {"benchmark": '
 NAMES = tuple(dict.fromkeys(bar.benchmark for bar in BARS))
 
 
@@ -85,7 +89,7 @@ def main() -> None:
         options.file.write_text(with_gpu(earlier, figures), encoding="utf-8")
         return
     lines = {name: run(name) for name in options.names}
-    options.file.write_text(page(lines, earlier), encoding="utf-8")
+    options.file.write_text(page(lines_of(earlier) | lines, earlier), encoding="utf-8")
     print(f"written to {options.file}")
     failed = [name for name, line in lines.items() if line is None]
     if failed:
@@ -98,7 +102,17 @@ def run(name: str) -> dict[str, Any] | None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, end="", flush=True)
     lines = done.stdout.splitlines()
-    return json.loads(lines[-1]) if done.returncode == 0 and lines else None
+    if done.returncode or not lines:
+        return None
+    return (
+        {"benchmark": name} | json.loads(lines[-1]) | {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": _machine()}
+    )
+
+
+def lines_of(text: str) -> dict[str, dict[str, Any] | None]:
+    """The figures of each benchmark that a file holds."""
+    figures = [json.loads(line) for line in text.splitlines() if line.startswith(_LINE)]
+    return {one["benchmark"]: one for one in figures}
 
 
 def page(lines: dict[str, dict[str, Any] | None], earlier: str = "") -> str:
@@ -113,7 +127,7 @@ def page(lines: dict[str, dict[str, Any] | None], earlier: str = "") -> str:
     gpu = earlier[earlier.index(GPU_HEADING) :] if GPU_HEADING in earlier else _NO_GPU
     parts = [
         "# Measured",
-        f"`make bench` on {datetime.now(UTC):%Y-%m-%d}, {_machine()}.",
+        "`make bench`: the line of each benchmark says when and on which machine.",
         "\n".join(table),
         "The last line of each:",
         "\n".join(f"    {line}" for line in figures),

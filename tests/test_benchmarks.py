@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.results import page, with_gpu
+from benchmarks.results import lines_of, page, with_gpu
 from benchmarks.support.clockwork import LONGEST, Shape, log_normal_lengths, write_model
 from generation.engines.device import detect_device
 
@@ -52,10 +52,17 @@ def test_results_say_what_is_met_and_what_failed_and_keep_what_was_measured_on_a
     rows = {line.split("`")[1]: line for line in written.splitlines() if line.startswith("|") and "`" in line}
     assert "| 1.31 | >= 1.3 | yes |" in rows["vs_llm_generate"]
     assert "| 2.4 | >= 2.5 | no |" in rows["vs_ray_data_llm"]
-    assert "| failed | >= 0.97 | no |" in rows["eta_best.median"]
+    assert "| failed | >= 0.97 | no |" in rows["miniature.eta_best.median"]
     assert written.endswith("## On a GPU\n\n| E1 | 3.2 |\n")
     assert "an earlier day" not in written
     assert page(lines, written) == written
+
+
+def test_results_of_a_benchmark_that_is_not_run_again_stay() -> None:
+    store = {"benchmark": "store", "rows_per_second": 5, "date": "2026-01-01", "machine": "m"}
+    written = page({"store": store, "overhead": None})
+    assert lines_of(written) == {"store": store}
+    assert "| store | `rows_per_second` | 5 |" in page(lines_of(written) | {"overhead": None}, written)
 
 
 def test_a_gpu_section_takes_the_place_of_the_one_before_and_of_nothing_else() -> None:
