@@ -62,29 +62,17 @@ def psi(folder: Path) -> dict[str, Any]:
     from benchmarks.support.clockwork_recipe import requests_of
     from cluster.arm import ArmFold
     from cluster.coordinator_link import coordinator_actor
-    from cluster.energy_book import EnergyBook
-    from cluster.generate import arm_run
     from cluster.generation_loop import GenerationLoop
-    from cluster.open_run import OpenRun
     from cluster.pools import Pool
-    from cluster.progress import Counters, ProgressLine
-    from cluster.recipe import load_recipe, load_tasks
+    from cluster.progress import Counters
     from cluster.session import ray_session
-    from generation.arms import arm_spec
-    from generation.prompts.prompt_set import load_prompt_set
-    from generation.storage import Store
 
-    output = tempfile.mkdtemp(dir=folder)
-    loaded = load_recipe(folder, [f"run.output={output}"])
-    pool_config, store = loaded.recipe.pools.small, Store(output)
-    prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
-    line = ProgressLine(io.StringIO(), time.monotonic)
-    run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
-    arm = arm_run(run, arm_spec("direct"), [])
+    run, arm = _arm(folder)
+    pool_config, cluster = run.loaded.recipe.pools.small, run.loaded.recipe.cluster
     marks: list[Mark] = []
-    with ray_session(loaded.recipe.cluster), Pool("small", pool_config, energy=run.energy) as pool:
+    with ray_session(cluster), Pool("small", pool_config, energy=run.energy) as pool:
         pool.start(wait_for=pool_config.replicas)
-        with coordinator_actor(arm.store, loaded.recipe.cluster.lease_seconds) as link:
+        with coordinator_actor(arm.store, cluster.lease_seconds) as link:
             began = time.perf_counter()
 
             def show(counters: Counters) -> None:
@@ -98,6 +86,24 @@ def psi(folder: Path) -> dict[str, Any]:
     (folder / REQUESTS).write_text(json.dumps(requests_of(arm)), encoding="utf-8")
     tokens_per_request = sum(one["output_tokens"] for one in made) / sum(one["requests"] for one in made)
     return figures_of(marks, round(marks[-1].output_tokens / tokens_per_request))
+
+
+def _arm(folder: Path) -> tuple[Any, Any]:
+    """The run of a recipe in an output folder of its own, and its only arm."""
+    from cluster.energy_book import EnergyBook
+    from cluster.generate import arm_run
+    from cluster.open_run import OpenRun
+    from cluster.progress import ProgressLine
+    from cluster.recipe import load_recipe, load_tasks
+    from generation.arms import arm_spec
+    from generation.prompts.prompt_set import load_prompt_set
+    from generation.storage import Store
+
+    loaded = load_recipe(folder, [f"run.output={tempfile.mkdtemp(dir=folder)}"])
+    store, prompts = Store(loaded.recipe.run.output), load_prompt_set(loaded.recipe.prompts, loaded.folder)
+    line = ProgressLine(io.StringIO(), time.monotonic)
+    run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
+    return run, arm_run(run, arm_spec("direct"), [])
 
 
 def llm(folder: Path, number: int, count: int, wait: Callable[[], None]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Preset:
 
 PRESETS = (
     # H200 and larger. Beyond about 200 sequences weights cost nothing more, and reading the KV cache decides: in the shape of Qwen3-1.7B
-    # (112 KiB a token) 128, 256 and 512 sequences gave 12,300, 15,400 and 15,900 tokens/s (benchmarks/RESULTS.md). More only lengthen
-    # the tail. Small caches (Qwen2.5-0.5B: 12 KiB a token) are read faster than the host makes steps, so their steps are large.
+    # (112 KiB a token) 128, 256 and 512 sequences gave 12,300, 15,400 and 15,900 tokens/s (benchmarks/RESULTS.md); 1,024 were
+    # not measured. Small caches (Qwen2.5-0.5B: 12 KiB a token) are read faster than the host makes steps, so their steps are large.
     Preset("gpu", 120, 5e9, 32 * 1024, 1024, 16384),
     Preset("gpu", 120, math.inf, math.inf, 512, 16384),
     # H100, A100 with 80 GB.

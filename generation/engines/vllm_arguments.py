@@ -11,7 +11,7 @@ from generation.engines.vllm_errors import error_log
 GRAPHS_PER_SEQUENCE = 2
 """CUDA graphs reach up to so many tokens of a step for each sequence: it also computes the prompts that take the place of what ended.
 vLLM has the same factor, but stops at 512 tokens. On an H200 a step of 128 sequences of a 0.5B model with graphs up to 128 took 13.1 ms, one of
-256 with graphs up to 1,024 took 7.6 ms (benchmarks/RESULTS.md)."""
+256 with graphs up to 1,024 took 7.6 ms (benchmarks/RESULTS.md); it also had 8 times the tokens a step, so graphs need not be all of it."""
 EXECUTE_TIMEOUT_SECONDS = 120
 """A step of several GPUs that takes longer hangs; vLLM waits 300 s."""
 
