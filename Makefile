@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 
-.PHONY: run test chaos check bench evidence clean
+.PHONY: run test slow chaos check bench evidence clean
 
 run: $(READY)
 	$(BIN)/psi run recipes/miniature/recipe.toml
@@ -16,6 +16,10 @@ evidence: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Training that takes minutes: ranks killed in many places, links cut, changes of the number of ranks.
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 # The long stories of tests/chaos: several minutes of faults. Another story: make chaos SEED=7
 chaos: $(READY)
