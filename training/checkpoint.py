@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from training.ranks import Ranks
 
 MARKER = "COMPLETE.json"
 KEPT = 2
-"""Complete checkpoints that stay: the newest, and the one before for when its disk lies."""
+"""Complete checkpoints that stay beside the best: the newest, and the one before for when its disk lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,16 @@ class Position:
     zero_stage: int
 
 
-def save_checkpoint(engine: Any, folder: Path, position: Position, ranks: Ranks) -> None:
-    """Write a checkpoint, make it durable, and only then remove old ones. All ranks must call it."""
+def save_checkpoint(engine: Any, folder: Path, position: Position, ranks: Ranks, evaluation_loss: float | None) -> None:
+    """Write a checkpoint, make it durable, and only then remove old ones. All ranks must call it.
+
+    Args:
+        engine: Whose state is saved.
+        folder: Where checkpoints are.
+        position: Where the job stands.
+        ranks: Of this job.
+        evaluation_loss: On held-out rows at this step, nats a token, or None where there was no evaluation; rank 0's counts.
+    """
     target = _path(folder, position.step)
     if ranks.leads:
         shutil.rmtree(target, ignore_errors=True)  # what a job that died while saving left
@@ -49,7 +58,8 @@ def save_checkpoint(engine: Any, folder: Path, position: Position, ranks: Ranks)
     ranks.wait()
     hashes = _hash_together(target, ranks)
     if ranks.leads:
-        _write_durably(target / MARKER, json.dumps({**asdict(position), "files": hashes}, indent=1))
+        facts = {**asdict(position), "evaluation_loss": evaluation_loss, "files": hashes}
+        _write_durably(target / MARKER, json.dumps(facts, indent=1))
         _rotate(folder)
     ranks.wait()
 
@@ -70,10 +80,10 @@ def resume(engine: Any, folder: Path, fresh: Position, ranks: Ranks) -> int:
         TrainingError: The checkpoint is of another plan, number of ranks or ZeRO stage.
     """
     for target in reversed(complete_checkpoints(folder)):
-        facts = json.loads((target / MARKER).read_text())
-        if _hash_together(target, ranks) != facts.pop("files"):
+        facts = _facts(target)
+        if _hash_together(target, ranks) != facts["files"]:
             continue
-        position = Position(**facts)
+        position = Position(**{field.name: facts[field.name] for field in fields(Position)})
         _refuse_other(target, position, fresh)
         engine.load_checkpoint(str(folder), tag=target.name)
         return position.step
@@ -85,11 +95,22 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(marker.parent for marker in folder.glob(f"step-*/{MARKER}"))
 
 
+def best_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint with the lowest evaluation loss, the earlier one of equals; None where nothing was evaluated."""
+    losses = [(_facts(path)["evaluation_loss"], path) for path in complete_checkpoints(folder)]
+    evaluated = [(loss, path) for loss, path in losses if loss is not None]
+    return min(evaluated, key=itemgetter(0))[1] if evaluated else None
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, which is flushed to disk on the way."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _facts(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / MARKER).read_text())
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -117,7 +138,7 @@ def _refuse_other(target: Path, found: Position, wanted: Position) -> None:
 
 
 def _rotate(folder: Path) -> None:
-    kept = complete_checkpoints(folder)[-KEPT:]
+    kept = {*complete_checkpoints(folder)[-KEPT:], best_checkpoint(folder)}
     for path in folder.glob("step-*"):
         if path not in kept:
             (path / MARKER).unlink(missing_ok=True)

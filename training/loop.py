@@ -36,7 +36,7 @@ def train(job: TrainingJob) -> None:
         line = run_step(training, step)
         metrics.write(line)
         if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:
-            save_checkpoint(engine, checkpoints, training.position(line.step), ranks)
+            save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=None)
     publish(engine, job.model, job.output, training.encoder, ranks, lineage(training) if ranks.leads else {})
 
 

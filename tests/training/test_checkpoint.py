@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from generation.errors import TrainingError
-from training.checkpoint import MARKER, Position, complete_checkpoints, resume, save_checkpoint
+from training.checkpoint import MARKER, Position, best_checkpoint, complete_checkpoints, resume, save_checkpoint
 from training.ranks import Ranks, join_ranks
 
 START = Position(plan="p", epoch=0, step=0, world=1, zero_stage=1)
@@ -26,6 +26,14 @@ class FileEngine:
         self.state = int((Path(folder) / tag / "state.pt").read_text())
 
 
+def save(folder, step, ranks, evaluation_loss=None):
+    save_checkpoint(FileEngine(step * 10), folder, replace(START, step=step), ranks, evaluation_loss)
+
+
+def steps_in(folder):
+    return [int(path.name.removeprefix("step-")) for path in complete_checkpoints(folder)]
+
+
 @pytest.fixture(scope="module")
 def ranks() -> Ranks:
     return join_ranks(1)
@@ -34,7 +42,7 @@ def ranks() -> Ranks:
 @pytest.fixture
 def folder(tmp_path, ranks):
     for step in (1, 2, 3):
-        save_checkpoint(FileEngine(step * 10), tmp_path, replace(START, step=step), ranks)
+        save(tmp_path, step, ranks)
     return tmp_path
 
 
@@ -42,15 +50,25 @@ def test_the_newest_checkpoint_is_loaded_and_old_ones_are_gone(folder, ranks):
     engine = FileEngine(0)
     assert resume(engine, folder, START, ranks) == 3
     assert engine.state == 30
-    assert [path.name for path in complete_checkpoints(folder)] == ["step-00000002", "step-00000003"]
+    assert steps_in(folder) == [2, 3]
     assert not (folder / "step-00000001").exists()
+
+
+def test_the_best_checkpoint_stays_with_the_newest_and_the_one_before(tmp_path, ranks):
+    assert best_checkpoint(tmp_path) is None
+    for step, loss in enumerate([None, 2.0, 1.5, 1.5, 3.0, None], start=1):
+        save(tmp_path, step, ranks, loss)
+    assert best_checkpoint(tmp_path) == tmp_path / "step-00000003"
+    assert steps_in(tmp_path) == [3, 5, 6]
+    save(tmp_path, 7, ranks, 1.0)
+    assert steps_in(tmp_path) == [6, 7]
 
 
 def test_a_checkpoint_without_its_marker_does_not_exist(folder, ranks):
     (folder / "step-00000003" / MARKER).unlink()
     engine = FileEngine(0)
     assert (resume(engine, folder, START, ranks), engine.state) == (2, 20)
-    save_checkpoint(FileEngine(31), folder, replace(START, step=3), ranks)
+    save_checkpoint(FileEngine(31), folder, replace(START, step=3), ranks, None)
     assert (resume(engine, folder, START, ranks), engine.state) == (3, 31)
 
 
