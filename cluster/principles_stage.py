@@ -57,7 +57,7 @@ def _find(run: OpenRun, pools: StagePools, book: TokenBook) -> list[Principle]:
         )
     for task in run.tasks:
         if large.engine.kind == "http":
-            require_allowed(large.engine, task.config)
+            require_allowed(large.engine.url, task.config)
     # In a comparison a task without a helpful principle is a finding, and no reason to measure nothing.
     return _mined(run, pools, book, "large", fallback=run.compares)
 

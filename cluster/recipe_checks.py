@@ -64,8 +64,11 @@ def find_mistakes(recipe: Recipe, folder: Path) -> tuple[list[str], list[str]]:
         *_oracle_mistakes(recipe, folder),
     ]
     pools = {"large": recipe.pools.large, "small": recipe.pools.small}
-    leaks = [leak for name, pool in pools.items() if pool for leak in _leaks(name, pool, recipe.tasks)]
-    return mistakes, leaks
+    engines = {f"pools.{name}.engine.url": pool.engine for name, pool in pools.items() if pool}
+    urls = {key: engine.url for key, engine in engines.items() if isinstance(engine, HttpEngine)}
+    if recipe.training.wandb_project is not None:
+        urls["training.wandb_url"] = recipe.training.wandb_url
+    return mistakes, [leak for key, url in urls.items() for leak in _leaks(key, url, recipe.tasks)]
 
 
 def _absolute(path: str) -> str:
@@ -230,14 +233,11 @@ def _oracle_mistakes(recipe: Recipe, folder: Path) -> list[str]:
     return []
 
 
-def _leaks(name: str, pool: PoolConfig, tasks: tuple[TaskConfig, ...]) -> list[str]:
-    engine = pool.engine
-    if not isinstance(engine, HttpEngine):
-        return []
+def _leaks(key: str, url: str, tasks: tuple[TaskConfig, ...]) -> list[str]:
     leaks: list[str] = []
     for task in tasks:
         try:
-            require_allowed(engine, task)
+            require_allowed(url, task)
         except PrivacyError as error:
-            leaks.append(f"pools.{name}.engine.url: {error}")
+            leaks.append(f"{key}: {error}")
     return leaks

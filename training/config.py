@@ -34,6 +34,8 @@ class TrainingConfig(BaseModel):
             "max_restarts",
             "dataset_deadline_seconds",
             "threads",
+            "wandb_project",
+            "wandb_url",
         }
     )
 
@@ -69,6 +71,11 @@ class TrainingConfig(BaseModel):
     """How often a dead rank may restart the gang."""
     dataset_deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long `psi train` waits for a dataset that is not sealed yet."""
+
+    wandb_project: str | None = None
+    """Send metrics, and nothing else, to this project of Weights & Biases. Needs `psi[wandb]`."""
+    wandb_url: str = "https://api.wandb.ai"
+    """Its server; a private task must have the host among its `allowed_endpoints`."""
 
     @field_validator("deepspeed")
     @classmethod

@@ -21,7 +21,7 @@ class TrainingJob:
         human: URI of a parquet file of human examples with the same `messages` column, or None.
         output: The model folder to publish; it appears complete or not at all.
         checkpoints: Folder for token files and DeepSpeed state; every rank must see the same one.
-        metrics: JSONL file, one line an optimizer step, written by rank 0.
+        metrics: JSONL file, one line an optimizer step, written by rank 0; TensorBoard's files go into `tensorboard/` beside it.
         config: The `[training]` section of the recipe.
         seed: Decides order and packing, together with the epoch.
         name: Names the job in logs and in the model's lineage.

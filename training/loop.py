@@ -12,8 +12,10 @@ from torch import distributed
 from generation.errors import PsiError
 from training.checkpoint import resume, save_checkpoint
 from training.export import publish
+from training.feed import Feed
 from training.job import TrainingJob
-from training.metrics import MetricsFile, record_start
+from training.metrics import record_start
+from training.record import recorded
 from training.start import lineage, start_training
 from training.step import run_step
 
@@ -31,12 +33,12 @@ def train(job: TrainingJob) -> None:
     engine, plan, ranks = training.engine, training.plan, training.ranks
     done = resume(engine, checkpoints, training.position(0), ranks)
     record_start(checkpoints, done, ranks)
-    metrics = MetricsFile(Path(job.metrics), done, ranks)
-    for step in range(done, plan.steps):
-        line = run_step(training, step)
-        metrics.write(line)
-        if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:
-            save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=None)
+    with recorded(job, done, ranks) as record, Feed(training) as feed:
+        for step in range(done, plan.steps):
+            line = run_step(training, feed, step)
+            record(line)
+            if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:
+                save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=None)
     publish(engine, job.model, job.output, training.encoder, ranks, lineage(training) if ranks.leads else {})
 
 

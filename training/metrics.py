@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,14 @@ class StepMetrics:
         gradient_norm: Before clipping, or None where DeepSpeed does not compute it.
         tokens: Tokens of the step, padding not counted, all ranks.
         supervised_tokens: Those of them that the loss is on.
+        supervised: Their share.
         padding: Share of the computed positions that was padding.
-        seconds: Wall time of the step.
+        rank_spread: Tokens of the fullest rank minus those of the emptiest, over the mean.
+        data_wait: Share of the time in which the rank that waited longest had no batch to compute.
+        seconds: Wall time of the step; evaluations and checkpoints are not in it.
+        tokens_per_second: `tokens` in `seconds`.
+        mfu: Model FLOPs over what the devices could have done in bf16 (`training.flops`); None where their peak is not known, as on CPU.
+        evaluation: Source of held-out rows to their loss after the step, nats a token; empty where there was no evaluation.
     """
 
     step: int
@@ -34,34 +40,37 @@ class StepMetrics:
     gradient_norm: float | None
     tokens: int
     supervised_tokens: int
+    supervised: float
     padding: float
+    rank_spread: float
+    data_wait: float
     seconds: float
+    tokens_per_second: float
+    mfu: float | None
+    evaluation: dict[str, float] = field(default_factory=dict[str, float])
 
 
 class MetricsFile:
-    """Appends steps to a file; rank 0 writes, the others pass by."""
+    """Appends steps to a file."""
 
-    def __init__(self, path: Path, done: int, ranks: Ranks) -> None:
+    def __init__(self, path: Path, done: int) -> None:
         """Open the file, and cut away steps that a job wrote after its last checkpoint.
 
         Args:
             path: Where it is, or shall be.
             done: Steps of the checkpoint that this job goes on from.
-            ranks: Of this job.
         """
-        self._path, self._writes = path, ranks.leads
-        if self._writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_metrics(path) if line["step"] <= done]
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            temporary.replace(path)
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(path) if line["step"] <= done]
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step; it is in the file when this returns."""
-        if self._writes:
-            with self._path.open("a") as stream:
-                stream.write(json.dumps(asdict(metrics)) + "\n")
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(asdict(metrics)) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -81,16 +90,39 @@ def record_start(folder: Path, step: int, ranks: Ranks) -> None:
 
 
 def summarise(metrics: Path, checkpoints: Path) -> dict[str, Any]:
-    """Totals of a finished job: steps, seconds in steps, tokens, supervised_tokens, final_loss, restarts."""
+    """Totals of a finished job.
+
+    Returns:
+        `steps`, `seconds` (in steps), `tokens`, `supervised_tokens`, `final_loss`, `evaluation` (the last one), `restarts`, and, over all steps,
+        `tokens_per_second`, `mfu`, `supervised`, `padding` and `data_wait`, as in a step's line.
+    """
     lines = read_metrics(metrics)
+    seconds, tokens, supervised = (
+        sum(line[key] for line in lines) for key in ("seconds", "tokens", "supervised_tokens")
+    )
+    positions = sum(line["tokens"] / (1 - line["padding"]) for line in lines)
+    evaluations = [line["evaluation"] for line in lines if line["evaluation"]]
     return {
         "steps": len(lines),
-        "seconds": round(sum(line["seconds"] for line in lines), 3),
-        "tokens": sum(line["tokens"] for line in lines),
-        "supervised_tokens": sum(line["supervised_tokens"] for line in lines),
+        "seconds": round(seconds, 3),
+        "tokens": tokens,
+        "supervised_tokens": supervised,
         "final_loss": lines[-1]["loss"] if lines else None,
+        "evaluation": evaluations[-1] if evaluations else {},
         "restarts": max(0, len(read_metrics(_starts(checkpoints))) - 1),
+        "tokens_per_second": tokens / seconds if lines else None,
+        "mfu": _share_of_time(lines, "mfu"),
+        "supervised": supervised / tokens if lines else None,
+        "padding": 1 - tokens / positions if lines else None,
+        "data_wait": _share_of_time(lines, "data_wait"),
     }
+
+
+def _share_of_time(lines: list[dict[str, Any]], key: str) -> float | None:
+    """A share that steps have, over the time of all; None where some have none."""
+    if not lines or any(line[key] is None for line in lines):
+        return None
+    return sum(line[key] * line["seconds"] for line in lines) / sum(line["seconds"] for line in lines)
 
 
 def _starts(folder: Path) -> Path:

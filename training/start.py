@@ -9,6 +9,7 @@ from training.chat import ChatEncoder, load_encoder
 from training.checkpoint import Position, sha256_of
 from training.data import TokenRows, open_rows
 from training.engine import start_engine
+from training.flops import ModelFlops, model_flops
 from training.job import TrainingJob
 from training.model import check_packing, load_model
 from training.plan import PackPlan, make_plan
@@ -18,7 +19,7 @@ from training.ranks import Ranks, check_shared, join_ranks
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A job under way on this rank."""
+    """A job under way on this rank; `flops` are None where they are not known for the model."""
 
     job: TrainingJob
     ranks: Ranks
@@ -27,6 +28,7 @@ class Training:
     rows: TokenRows
     plan: PackPlan
     engine: Any
+    flops: ModelFlops | None
 
     def position(self, step: int) -> Position:
         """Where the job stands after so many optimizer steps."""
@@ -47,7 +49,7 @@ def start_training(job: TrainingJob) -> Training:
     engine.eval()
     check_packing(engine, len(encoder.tokenizer), config, ranks.device)
     engine.train()
-    return Training(job, ranks, encoder, files, rows, plan, engine)
+    return Training(job, ranks, encoder, files, rows, plan, engine, model_flops(engine.module))
 
 
 def lineage(training: Training) -> dict[str, Any]:

@@ -2,52 +2,91 @@
 
 import math
 import time
+from typing import Any
 
 import torch
 from torch import distributed
 
 from generation.errors import TrainingError
-from training.data import make_batch
 from training.engine import set_learning_rate
+from training.feed import Feed, StepData
+from training.flops import peak_flops
 from training.loss import summed_loss
 from training.metrics import StepMetrics
-from training.plan import share_bins
 from training.schedule import learning_rate
 from training.start import Training
 
 
-def run_step(training: Training, step: int) -> StepMetrics:
-    """One optimizer step, counted from 0."""
-    config, ranks, engine, started = training.job.config, training.ranks, training.engine, time.monotonic()
-    work = training.plan.step(step)
-    supervised = sum(int(training.rows.supervised[documents].sum()) for documents in work.bins)
-    tokens = sum(int(training.rows.lengths[documents].sum()) for documents in work.bins)
+def run_step(training: Training, feed: Feed, step: int) -> StepMetrics:
+    """One optimizer step, counted from 0.
+
+    Raises:
+        TrainingError: Its loss is not finite.
+    """
+    config, ranks, engine = training.job.config, training.ranks, training.engine
+    started = time.monotonic()
+    data, waited = feed.take(step)
     torch.manual_seed((training.job.seed * 1_000_003 + step) * ranks.world + ranks.rank)  # dropout of a resumed step
     rate = learning_rate(step, training.plan.steps, config)
     set_learning_rate(engine, rate)
-    totals = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # summed loss, computed positions
-    for bins in share_bins(work.bins, ranks.rank, ranks.world, config.rows_per_micro_batch):
-        flat = config.attention == "flash_attention_2"
-        batch = make_batch(bins, training.rows, training.encoder.pad_id, flat=flat).to(ranks.device)
-        loss = summed_loss(engine, batch)
-        engine.backward(loss * (ranks.world / supervised), scale_wrt_gas=False)
-        totals += torch.tensor([loss.item(), batch.input_ids.numel()], dtype=torch.float64, device=ranks.device)
-    engine.step()
-    distributed.all_reduce(totals)
-    mean = totals[0].item() / supervised
+    sums = _compute(training, data)
+    (loss_sum, positions), tokens, waits = _reduce(training, sums, data.rank_tokens, waited)
+    mean = loss_sum / data.supervised_tokens
     if not math.isfinite(mean):
         raise TrainingError(
-            f"step {step + 1}: the loss is {mean}; lower training.learning_rate, or look at the data of epoch {work.epoch}"
+            f"step {step + 1}: the loss is {mean}; lower training.learning_rate, or look at the data of epoch {data.epoch}"
         )
     norm = engine.get_global_grad_norm()
+    seconds = time.monotonic() - started
     return StepMetrics(
         step=step + 1,
-        epoch=work.epoch,
+        epoch=data.epoch,
         loss=mean,
         learning_rate=rate,
         gradient_norm=None if norm is None else float(norm),
-        tokens=tokens,
-        supervised_tokens=supervised,
-        padding=1 - tokens / totals[1].item(),
-        seconds=time.monotonic() - started,
+        tokens=data.tokens,
+        supervised_tokens=data.supervised_tokens,
+        supervised=data.supervised_tokens / data.tokens,
+        padding=1 - data.tokens / positions,
+        rank_spread=(max(tokens) - min(tokens)) * ranks.world / data.tokens,
+        data_wait=max(waits) / seconds,
+        seconds=seconds,
+        tokens_per_second=data.tokens / seconds,
+        mfu=_mfu(training, data, seconds),
     )
+
+
+def _compute(training: Training, data: StepData) -> torch.Tensor:
+    """Update the weights; returns this rank's summed loss and computed positions, float64, shape (2,)."""
+    engine, ranks = training.engine, training.ranks
+    sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    for micro_batch in data.batches:
+        batch = micro_batch.to(ranks.device)
+        loss = summed_loss(engine, batch)
+        engine.backward(loss * (ranks.world / data.supervised_tokens), scale_wrt_gas=False)
+        sums += torch.tensor([loss.item(), batch.input_ids.numel()], dtype=torch.float64, device=ranks.device)
+    engine.step()
+    return sums
+
+
+def _reduce(
+    training: Training, sums: torch.Tensor, tokens: int, waited: float
+) -> tuple[list[float], list[float], list[float]]:
+    """In one collective: the sums over all ranks, each rank's tokens, and the seconds that each waited for its data."""
+    ranks = training.ranks
+    each = torch.zeros(2, ranks.world, dtype=torch.float64, device=ranks.device)
+    each[:, ranks.rank] = torch.tensor([tokens, waited], dtype=torch.float64)
+    flat = torch.cat([sums, each.flatten()])
+    distributed.all_reduce(flat)
+    values: list[float] = flat.tolist()
+    first = len(sums)
+    return values[:first], values[first : first + ranks.world], values[first + ranks.world :]
+
+
+def _mfu(training: Training, data: StepData, seconds: float) -> float | None:
+    device: Any = training.ranks.device
+    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if peak is None or training.flops is None:
+        return None
+    needed = training.flops.of(data.tokens, data.supervised_tokens, data.squares)
+    return needed / (seconds * peak * training.ranks.world)

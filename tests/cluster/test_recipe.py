@@ -179,6 +179,14 @@ def test_private_tasks_refuse_endpoints_that_are_not_allowed(folder: Path) -> No
     )
 
 
+def test_figures_of_a_private_task_go_to_weights_and_biases_only_where_the_recipe_allows_its_host(folder: Path) -> None:
+    overrides = ["tasks.0.privacy=private", "training.wandb_project=p", "training.wandb_url=https://boards.example"]
+    with pytest.raises(PrivacyError, match=r"training\.wandb_url: task 'kilo' is private and boards\.example"):
+        load_recipe(folder, overrides)
+    load_recipe(folder, [*overrides, 'tasks.0.allowed_endpoints=["boards.example"]'])
+    load_recipe(folder, overrides[:1])
+
+
 @pytest.mark.parametrize(
     ("override", "value"),
     [

@@ -94,6 +94,16 @@ def test_a_dataset_that_is_not_sealed_before_the_deadline_is_an_error_of_its_own
         run_training(job)
 
 
+def test_each_step_says_how_fast_it_was_and_what_its_time_and_places_went_into(two_ranks):
+    for line in two_ranks[1]:
+        assert line["tokens_per_second"] == pytest.approx(line["tokens"] / line["seconds"])
+        assert line["supervised"] == pytest.approx(line["supervised_tokens"] / line["tokens"])
+        assert all(0 <= line[share] < 1 for share in ("padding", "data_wait", "rank_spread"))
+        assert line["mfu"] is None  # of a CPU no peak is known
+    assert any(line["rank_spread"] > 0 for line in two_ranks[1])
+    assert list(Path(two_ranks[0].metrics).parent.glob("tensorboard/events*"))
+
+
 def test_the_published_model_loads_and_says_where_it_comes_from(two_ranks):
     output = Path(two_ranks[0].output)
     model, report = AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)
