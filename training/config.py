@@ -36,6 +36,8 @@ class TrainingConfig(BaseModel):
             "threads",
             "wandb_project",
             "wandb_url",
+            "loss_chunk_tokens",
+            "gradient_checkpointing",
         }
     )
 
@@ -60,6 +62,8 @@ class TrainingConfig(BaseModel):
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     gradient_checkpointing: bool = False
+    loss_chunk_tokens: Count = 1024
+    """Supervised tokens whose logits exist at once: with a vocabulary of 152,000 and 10 bytes each in bfloat16, 1,024 take 1.6 GB."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     zero_stage: Literal[0, 1, 2, 3] = 1
     deepspeed: dict[str, Any] = Field(default_factory=dict)

@@ -37,7 +37,7 @@ def publish(engine: Any, base: str, output: str, encoder: ChatEncoder, ranks: Ra
         aside = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        _write_model(engine.module.config, weights, aside)
+        _write_model(engine.module.model.config, weights, aside)
         _write_text_side(base, encoder, aside)
         _validate(aside, weights, encoder)
         (aside / LINEAGE).write_text(json.dumps(lineage, indent=1))
@@ -54,7 +54,7 @@ def _gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
     )
     if not ranks.leads:
         return {}
-    return {name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in state.items()}
+    return {name.removeprefix("model."): tensor.detach().to("cpu", torch.bfloat16) for name, tensor in state.items()}
 
 
 def _write_model(config: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:

@@ -11,10 +11,11 @@ from training.data import TokenRows, open_rows
 from training.engine import start_engine
 from training.flops import ModelFlops, model_flops
 from training.job import TrainingJob
-from training.model import check_packing, load_model
+from training.model import load_model
 from training.plan import PackPlan, make_plan
 from training.prepare import TokenFile, prepare
 from training.ranks import Ranks, check_shared, join_ranks
+from training.self_test import check_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,8 @@ def start_training(job: TrainingJob) -> Training:
     identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
     plan = make_plan(rows.lengths.tolist(), config, job.seed, f"{rows.digest} {identity}")
     engine = start_engine(load_model(job.model, config), config, ranks)
-    engine.eval()
-    check_packing(engine, len(encoder.tokenizer), config, ranks.device)
-    engine.train()
-    return Training(job, ranks, encoder, files, rows, plan, engine, model_flops(engine.module))
+    check_model(engine.module, len(encoder.tokenizer), config, ranks.device)
+    return Training(job, ranks, encoder, files, rows, plan, engine, model_flops(engine.module.model))
 
 
 def lineage(training: Training) -> dict[str, Any]:

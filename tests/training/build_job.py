@@ -74,12 +74,15 @@ def start_ranks(job: TrainingJob, world: int, port: int) -> list[subprocess.Pope
         return [subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log) for env in envs]
 
 
-def run_ranks(job: TrainingJob, world: int) -> list[dict[str, float]]:
-    """Train a job on some ranks, and return its metrics."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = start_ranks(job, world, port)
+        return free.getsockname()[1]
+
+
+def run_ranks(job: TrainingJob, world: int) -> list[dict[str, float]]:
+    """Train a job on some ranks, and return its metrics."""
+    ranks = start_ranks(job, world, free_port())
     codes = [rank.wait(timeout=500) for rank in ranks]
     assert codes == [0] * world, (Path(job.checkpoints).parent / "output.log").read_text()[-3000:]
     return read_metrics(Path(job.metrics))

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from generation.errors import TrainingError
+from tests.training.build_job import make_job, write_model
+from training.model import load_model
+from training.self_test import check_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def load(folder, tmp_path, **settings):
+    config = make_job(tmp_path, folder, "", None, **settings).config
+    return load_model(str(folder), config), config
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_packed_documents_equal_separate_ones_in_logits_and_gradients(folder, tmp_path, attention, rows, precision):
+    model, config = load(folder, tmp_path, attention=attention, rows_per_micro_batch=rows, precision=precision)
+    check_model(model, 126, config, CPU)
+    assert model.training
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", ["a mask of ones", "a cache"])
+def test_a_mask_or_a_cache_which_joins_documents_is_refused(folder, tmp_path, attention, precision, fault):
+    model, config = load(folder, tmp_path, attention=attention, precision=precision)
+
+    def plant(_module, args, inputs):
+        mask = {"attention_mask": torch.ones_like(inputs["input_ids"])}
+        return args, {**inputs, **(mask if fault == "a mask of ones" else {"use_cache": True})}
+
+    model.model.base_model.register_forward_pre_hook(plant, with_kwargs=True)
+    with pytest.raises(TrainingError, match="packed documents see one another: logits"):
+        check_model(model, 126, config, CPU)
+
+
+def test_documents_that_meet_in_the_backward_pass_alone_are_refused(folder, tmp_path):
+    model, config = load(folder, tmp_path)
+    model.model.model.layers[0].register_forward_hook(lambda _module, _inputs, output: MeetBackward.apply(output))
+    with pytest.raises(TrainingError, match="packed documents see one another: gradients"):
+        check_model(model, 126, config, CPU)
+
+
+class MeetBackward(torch.autograd.Function):
+    """A wrong kernel: every position gets some gradient of the one after it."""
+
+    @staticmethod
+    def forward(ctx, hidden):
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient + 0.1 * gradient.roll(-1, dims=1)
+
+
+def test_a_model_that_caps_its_logits_is_refused(folder, tmp_path):
+    model, config = load(folder, tmp_path)
+    own = model.model.forward
+    model.model.forward = lambda **inputs: cap(own(**inputs))
+    with pytest.raises(TrainingError, match="it may cap or scale logits"):
+        check_model(model, 126, config, CPU)
+
+
+def cap(answer):
+    answer.logits = 5 * torch.tanh(answer.logits / 5)
+    return answer
