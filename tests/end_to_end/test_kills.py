@@ -27,15 +27,16 @@ from training.metrics import read_metrics
 
 pytestmark = pytest.mark.timeout(1800)
 
-ROWS, STEPS = 200, 60
+# A second of both replicas is up to 150 rows: enough for several before whatever shall be killed has been found.
+ROWS, STEPS = 600, 60
 TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
 OVERRIDES = [
     TASK,
     'generation.arms=["psi"]',
     f"generation.accepted_rows={ROWS}",
     "generation.flows_per_unit=8",
-    # Few requests at once, so that there is time to kill something.
-    "pools.small.engine.max_num_seqs=2",
+    # One request at a time, so that there is time to kill something.
+    "pools.small.engine.max_num_seqs=1",
     f"training.max_steps={STEPS}",
     "training.checkpoint_every_steps=10",
     "evaluation.max_items=20",
