@@ -70,6 +70,10 @@ BARS = (
     Bar("coordinator", "ray_leases_per_second", "of a Ray actor asked by 32 clients"),
     Bar("store", "rows_per_second", "rows made into Arrow and written durably"),
     Bar("store", "bytes_per_row", "of a shard"),
+    Bar("training", "vs_hf_trainer", "useful tokens/s of Hugging Face `Trainer` on DeepSpeed, padded batches of 8", least=1.5),
+    Bar("training", "vs_trl", "useful tokens/s of TRL's `SFTTrainer` on DeepSpeed, packed", least=0.97),
+    Bar("packing", "rows_per_second", "rows planned into bins, one core", least=200_000),
+    Bar("packing", "efficiency", "share of real tokens in bins of 4,096", least=0.999),
 )  # fmt: skip
 _GPU_COLUMNS = ("experiment", "model", "arm", "tokens/s", "batch", "ms a step", "roofline", "measured")
 _LINE = '    {"benchmark": '
