@@ -17,7 +17,7 @@ import string
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def take_turn(folder: Path, side: str, steps: int) -> float:
     return sum(sum(one["tokens"][_WARM:steps]) for one in facts) / seconds
 
 
-def _figures(speeds: dict[str, Sequence[float]]) -> dict[str, Any]:
+def _figures(speeds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Ratios are medians over rounds of both sides of the same round."""
     names = {"hf_trainer": "vs_hf_trainer", "trl": "vs_trl"}
     ratios = {

@@ -9,8 +9,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -72,16 +73,15 @@ def hf_trainer(job: TrainingJob, steps: int, clock: Clock) -> None:
 
 def trl(job: TrainingJob, steps: int, clock: Clock) -> None:
     """`SFTTrainer` with best-fit packing; ends with an error where its packed documents see one another."""
-    from trl import SFTConfig, SFTTrainer
-
-    arguments = SFTConfig(
+    library: Any = import_module("trl")  # only where the extra `peers` is installed
+    arguments = library.SFTConfig(
         per_device_train_batch_size=1,
         packing=True,
         packing_strategy="bfd",
         max_length=job.config.max_tokens,
         **_arguments(job, steps),
     )
-    trainer: Any = SFTTrainer(
+    trainer = library.SFTTrainer(
         model=_model(job),
         args=arguments,
         train_dataset=_dataset(job),
@@ -181,10 +181,8 @@ def main() -> None:
     """Run this rank's part."""
     side, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     os.sched_setaffinity(0, {int(os.environ["RANK"]) % (os.cpu_count() or 1)})
-    import deepspeed
-
-    # As our engine does: no collective is compiled, so all sides communicate by gloo.
-    deepspeed.ops.__compatible_ops__ = {}
+    # As in our engine no collective is compiled, so all sides communicate by gloo.
+    cast(Any, import_module("deepspeed")).ops.__compatible_ops__ = {}
     clock = Clock()
     SIDES[side](TrainingJob.from_json((folder / "job.json").read_text()), steps, clock)
     facts = {"ends": clock.ends, "tokens": clock.tokens[:steps]}
