@@ -18,6 +18,7 @@ import torch
 from training.chat import load_encoder
 from training.data import IGNORED, TokenRows, open_rows
 from training.engine import deepspeed_config
+from training.feed import Feed
 from training.job import TrainingJob
 from training.prepare import prepare
 from training.start import start_training
@@ -48,10 +49,11 @@ class Clock:
 def ours(job: TrainingJob, steps: int, clock: Clock) -> None:
     """The loop as users run it, without what happens before and after its steps."""
     training = start_training(job)
-    for step in range(steps):
-        line = run_step(training, step)
-        clock.tokens.append(line.tokens // training.ranks.world)
-        clock.step_ended()
+    with Feed(training) as feed:
+        for step in range(steps):
+            line = run_step(training, feed, step)
+            clock.tokens.append(line.tokens // training.ranks.world)
+            clock.step_ended()
 
 
 def hf_trainer(job: TrainingJob, steps: int, clock: Clock) -> None:
