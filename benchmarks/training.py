@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def write_inputs(folder: Path, width: int, layers: int, rows: int) -> None:
     dataset = folder / "dataset"
     dataset.mkdir()
     pq.write_table(pa.table({"messages": list(_conversations(rows))}), dataset / "train-00000.parquet")
-    files = [{"name": "train-00000.parquet", "bytes": (dataset / "train-00000.parquet").stat().st_size}]
+    content = (dataset / "train-00000.parquet").read_bytes()
+    files = [{"name": "train-00000.parquet", "bytes": len(content), "sha256": sha256(content).hexdigest()}]
     (dataset / "SEALED.json").write_text(json.dumps({"files": files, "rows": rows, "digest": "benchmark"}))
     (folder / "job.json").write_text(_job(folder).to_json())
 
@@ -90,10 +92,9 @@ def _job(folder: Path) -> TrainingJob:
         precision="float32",
         seed_repeats=0,
     )
-    places = {name: str(folder / name) for name in ("output", "checkpoints", "metrics")}
-    return TrainingJob(
-        str(folder / "model"), str(folder / "dataset"), None, **places, config=config, seed=0, name="benchmark"
-    )
+    names = ("model", "dataset", "output", "tokens", "checkpoints", "metrics")
+    places = {name: str(folder / name) for name in names}
+    return TrainingJob(**places, human=None, held_out=None, config=config, seed=0, name="benchmark")
 
 
 def _conversations(rows: int) -> Iterator[list[dict[str, str]]]:

@@ -18,7 +18,8 @@ from cluster.task_fold import TaskWork
 from generation.arms import ArmSpec
 from generation.config import GenerationConfig, VotingConfig
 from generation.curation.decontaminate import EvaluationIndex
-from generation.dataset import sealed_targets, write_human_dataset
+from generation.dataset import sealed_targets
+from generation.dataset_human import write_human_dataset
 from generation.engines.config import PoolConfig
 from generation.errors import RecipeError
 from generation.instances.bundles import make_bundles, make_cells

@@ -14,7 +14,8 @@ from cluster.repeating import repeating
 from cluster.report_files import read_metrics
 from cluster.stage_pools import StagePools, TokenBook
 from generation.arms import ArmSpec
-from generation.dataset import DATASET_FOLDER, SealedDataset, human_rows, read_sealed
+from generation.dataset import DATASET_FOLDER, SealedDataset, read_sealed
+from generation.dataset_human import held_out_rows, human_rows
 from generation.engines.config import VllmEngine
 from generation.engines.weights import model_digest
 from generation.errors import NotSealedError, RecipeError
@@ -80,7 +81,9 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
             model=trainable_model(run),
             dataset=store.child(DATASET_FOLDER).uri,
             human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats and spec.writes else None,
+            held_out=held_out_rows(store, run.tasks, run.prompts) if spec.writes else None,
             output=store.child(output).uri,
+            tokens=str(Path(run.recipe.run.scratch) / spec.name / "tokens"),
             checkpoints=str(scratch),
             metrics=str(scratch / "training.jsonl"),
             config=config,

@@ -9,14 +9,14 @@ what it kept under a smaller one, and then more. That is checked before anything
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from generation.curation.counts import StageCounts, funnel, merge_counts
+from generation.curation.counts import StageCounts, merge_counts
 from generation.dataset_card import dataset_card
-from generation.dataset_rows import DATASET_SCHEMA, DatasetFile, dataset_record, human_records, seed_row, write_file
+from generation.dataset_rows import DATASET_SCHEMA, DatasetFile, dataset_record, write_file
 from generation.dataset_seal import (
     FORMAT_VERSION,
     SealedDataset,
@@ -33,13 +33,19 @@ from generation.storage import Store
 from generation.task import Task
 
 __all__ = [
-    "DATASET_FOLDER", "DATASET_SCHEMA", "HUMAN_FILE", "DatasetSummary", "Oracle", "SealedDataset", "TaskRows", "human_rows",
-    "read_sealed", "sealed_targets", "write_dataset", "write_human_dataset",
+    "DATASET_FOLDER", "DATASET_SCHEMA", "DatasetFile", "DatasetSummary", "Oracle", "SealedDataset", "TaskRows", "Written",
+    "read_sealed", "sealed_targets", "unwatched", "write_dataset",
 ]  # fmt: skip
 
 DATASET_FOLDER = "dataset/round-0"
-HUMAN_FILE = "dataset/human/seeds.parquet"
 MAX_ROWS_PER_FILE = 100_000
+
+Written = Callable[[DatasetFile], None]
+"""Takes each file as soon as it is on storage, before the dataset is sealed: it may still turn out to be of no sealed dataset."""
+
+
+def unwatched(file: DatasetFile) -> None:
+    """What takes written files where nobody waits for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ def write_dataset(
     prompts: PromptSet,
     provenance: Mapping[str, Any],
     oracle: Oracle | None = None,
+    on_file: Written = unwatched,
 ) -> DatasetSummary:
     """Write and seal the dataset of an arm, or return what is sealed when it has these targets.
 
@@ -99,6 +106,7 @@ def write_dataset(
         prompts: Renders the training view.
         provenance: JSON object of what the rows come from (identity hash, model digests, ...), kept in the seal, summary and card.
         oracle: True answers, to measure labels with. Never decides on a row.
+        on_file: Is told of each file that is written.
 
     Raises:
         YieldError: A task has fewer rows than its target.
@@ -112,13 +120,11 @@ def write_dataset(
     if seal is not None and has_targets(folder, seal, {part.task.name: part.target for part in parts}):
         _publish(folder, seal, left_behind)
         return _summary(folder, seal)
-    sealed_tasks, sealed_files = (seal["tasks"], seal["files"]) if seal else ({}, [])
-    files = [DatasetFile(**file) for file in sealed_files]
+    sealed_tasks = seal["tasks"] if seal else {}
+    files = [DatasetFile(**file) for file in (seal["files"] if seal else [])]
     tallies = [Tally(part.task.config, oracle, part.first_answers) for part in parts]
     for part, tally in zip(parts, tallies, strict=True):
-        records = _new_records(part, prompts, tally, sealed_tasks.get(part.task.name))
-        files += _write_task(folder, records, part, len(files))
-        _expect_enough(part, tally)
+        _write_task(folder, _new_records(part, prompts, tally, sealed_tasks.get(part.task.name)), part, files, on_file)
     facts = _facts(parts, tallies, provenance) | {"files": [asdict(file) for file in files]}
     _publish(folder, facts, left_behind)
     return _sealed(folder, facts, len(states))
@@ -130,48 +136,22 @@ def sealed_targets(store: Store, task_name: str) -> list[int]:
     return sorted({state["tasks"][task_name]["rows"] for state in states if task_name in state["tasks"]})
 
 
-def human_rows(store: Store, tasks: Sequence[Task], prompts: PromptSet) -> str | None:
-    """Write the seeds of the splits `mine` and `demo` in the dataset's own columns, once.
-
-    Returns:
-        URI of the file, or None where there are no such seeds.
-    """
-    if not store.exists(HUMAN_FILE) and write_file(store, HUMAN_FILE, "", human_records(tasks, prompts)) is None:
-        return None
-    return f"{store.uri.rstrip('/')}/{HUMAN_FILE}"
-
-
-def write_human_dataset(
-    store: Store, tasks: Sequence[Task], prompts: PromptSet, provenance: Mapping[str, Any]
-) -> DatasetSummary:
-    """Write and seal a dataset of the human examples alone, of all splits: where nothing is selected, none need be held back."""
-    rows = {task.name: [seed_row(seed, task, i) for i, seed in enumerate(task.seeds)] for task in tasks}
-    parts = [TaskRows(task, len(rows[task.name]), rows[task.name], funnel(len(rows[task.name]), {})) for task in tasks]
-    return write_dataset(store, parts, prompts, provenance)
-
-
-def _write_task(folder: Store, records: Iterator[dict[str, Any]], part: TaskRows, first: int) -> list[DatasetFile]:
-    """Files numbered from `first`, so that the order of their names is the order of the rows.
+def _write_task(
+    folder: Store, records: Iterator[dict[str, Any]], part: TaskRows, files: list[DatasetFile], on_file: Written
+) -> None:
+    """Add the files of a task, with the next numbers, so that the order of their names is the order of the rows.
 
     No task name in them: `datasets` would take `train-test-...` for a test split.
     """
-    files: list[DatasetFile] = []
     # Another attempt may have left its files here; a name of our own cannot meet them.
     attempt = secrets.token_hex(4)
     while True:
-        name = f"train-{first + len(files):05d}-{attempt}.parquet"
+        name = f"train-{len(files):05d}-{attempt}.parquet"
         file = write_file(folder, name, part.task.name, islice(records, MAX_ROWS_PER_FILE))
         if file is None:
-            return files
+            return
         files.append(file)
-
-
-def _expect_enough(part: TaskRows, tally: Tally) -> None:
-    if tally.rows < part.target:
-        raise YieldError(
-            f"dataset: task '{part.task.name}' has {tally.rows} of {part.target} curated rows; continue generation, or lower "
-            "generation.accepted_rows"
-        )
+        on_file(file)
 
 
 def _new_records(
@@ -189,6 +169,11 @@ def _new_records(
                 f"dataset of task '{part.task.name}': the first {old_rows} curated rows are not those that were sealed; use a new "
                 "run folder, or delete the dataset folder to write it anew"
             )
+    if tally.rows < part.target:
+        raise YieldError(
+            f"dataset: task '{part.task.name}' has {tally.rows} of {part.target} curated rows; continue generation, or lower "
+            "generation.accepted_rows"
+        )
 
 
 def _sealed(folder: Store, facts: Mapping[str, Any], number: int) -> DatasetSummary:

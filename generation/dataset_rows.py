@@ -1,6 +1,6 @@
 """Dataset rows: their columns, how they follow from generated rows and seeds, and Parquet files of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from generation.prompts.prompt_set import PromptSet
 from generation.rows import Row
 from generation.storage import Store
-from generation.task import Seed, Task
+from generation.task import Seed, Split, Task
 
 ROWS_PER_GROUP = 5_000
 
@@ -120,9 +120,9 @@ def write_file(store: Store, name: str, task: str, records: Iterator[Mapping[str
     return DatasetFile(name, task, rows, len(content), sha256(content).hexdigest())
 
 
-def human_records(tasks: Iterable[Task], prompts: PromptSet) -> Iterator[dict[str, Any]]:
-    """Seeds of the splits `mine` and `demo`: validation seeds choose principles and must stay unseen by the trained model."""
+def human_records(tasks: Iterable[Task], prompts: PromptSet, splits: Collection[Split]) -> Iterator[dict[str, Any]]:
+    """Seeds of some splits."""
     for task in tasks:
         for index, seed in enumerate(task.seeds):
-            if seed.split != "validate":
+            if seed.split in splits:
                 yield dataset_record(seed_row(seed, task, index), task, prompts)

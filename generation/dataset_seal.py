@@ -23,11 +23,13 @@ class SealedDataset:
 
     Attributes:
         files: Full URIs of its Parquet files, in order.
+        hashes: The sha256 of each, hex.
         rows: Rows in all of them.
         digest: blake2b-128 over the rows' ids and messages in order, hex; independent of how they are cut into files.
     """
 
     files: tuple[str, ...]
+    hashes: tuple[str, ...]
     rows: int
     digest: str
 
@@ -48,7 +50,10 @@ def read_sealed(uri: str) -> SealedDataset:
     for file in seal["files"]:
         _expect_file(folder, file)
     return SealedDataset(
-        tuple(f"{uri.rstrip('/')}/{file['name']}" for file in seal["files"]), seal["rows"], seal["digest"]
+        files=tuple(f"{uri.rstrip('/')}/{file['name']}" for file in seal["files"]),
+        hashes=tuple(file["sha256"] for file in seal["files"]),
+        rows=seal["rows"],
+        digest=seal["digest"],
     )
 
 

@@ -29,9 +29,11 @@ def load(name: str) -> LoadedRecipe:
 
 
 def training_job(loaded: LoadedRecipe) -> TrainingJob:
-    places = dict.fromkeys(("dataset", "output", "checkpoints", "metrics"), "nowhere")
+    places = dict.fromkeys(("dataset", "output", "tokens", "checkpoints", "metrics"), "nowhere")
     model = loaded.recipe.pools.small.engine.model
-    return TrainingJob(model=model, human=None, **places, config=loaded.recipe.training, seed=0, name="job")
+    return TrainingJob(
+        model=model, human=None, held_out=None, **places, config=loaded.recipe.training, seed=0, name="job"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("recipe.toml")), ids=lambda path: path.parent.name)

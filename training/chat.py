@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -11,7 +13,10 @@ from generation.errors import TrainingError
 from generation.storage import digest
 
 Conversation = Sequence[dict[str, str]]
-"""Messages with `role` and `content`; the last one is the assistant's, and the only one that is supervised."""
+"""Messages with `role` and `content`."""
+
+LossOn = Literal["last_assistant", "assistant", "all"]
+"""As in `TrainingConfig.loss_on`."""
 
 _PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 
@@ -21,12 +26,21 @@ class Encoded:
     """A conversation in tokens.
 
     Attributes:
-        input_ids: The prompt exactly as an engine would render it, the answer and the end token.
-        prompt_tokens: How many of them are the prompt; the rest is supervised.
+        input_ids: Every prompt exactly as an engine would render it, every answer with its end token; nothing after the last
+            supervised token.
+        loss_spans: The tokens that are supervised, as (start, end), end excluded; never the first one, which nothing predicts. Empty
+            where there is none.
+        text_key: 64 bits that tell the text of the conversation from others.
     """
 
     input_ids: list[int]
-    prompt_tokens: int
+    loss_spans: list[tuple[int, int]]
+    text_key: int
+
+    def truncated(self, tokens: int) -> "Encoded":
+        """The first tokens of it."""
+        spans = [(start, min(end, tokens)) for start, end in self.loss_spans if start < tokens]
+        return Encoded(self.input_ids[:tokens], spans, self.text_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +64,76 @@ class ChatEncoder:
         """A token for padding; which one does not matter, it is never supervised and nothing sees it."""
         return self.end_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
-    def encode(self, conversations: Sequence[Conversation]) -> list[Encoded]:
-        """Encode conversations, in order.
+    def encode(self, conversations: Sequence[Conversation], loss_on: LossOn = "last_assistant") -> list[Encoded]:
+        """Encode conversations, in order; those with nothing to supervise have no `loss_spans`.
 
         Raises:
-            TrainingError: A conversation has nothing to supervise, or the template renders the prompt differently once the answer is there.
+            TrainingError: The template renders what comes before an answer differently once the answer is there, or an answer without
+                an end token.
         """
-        if any(talk[-1]["role"] != "assistant" for talk in conversations):
-            raise TrainingError(
-                "column `messages`: the last message of a row is not the assistant's, so there is nothing to supervise"
-            )
-        prompts = [self._render(talk[:-1], prompt=True) for talk in conversations]
-        wholes = [self._render(talk, prompt=False) for talk in conversations]
-        pairs = zip(self._ids(prompts), self._ids(wholes), prompts, wholes, strict=True)
-        return [self._encoded(*pair) for pair in pairs]
+        prefixes = [self._prefixes(talk, loss_on) for talk in conversations]
+        ids = iter(self._ids([text for texts in prefixes for text in texts]))
+        return [
+            self._encoded(texts, list(islice(ids, len(texts))), talk)
+            for texts, talk in zip(prefixes, conversations, strict=True)
+        ]
 
-    def _encoded(self, prompt_ids: list[int], ids: list[int], prompt: str, whole: str) -> Encoded:
-        if not whole.startswith(prompt):
-            raise TrainingError(
-                f"{self.tokenizer.name_or_path}: the chat template does not render the prompt as a prefix of the conversation, so "
-                "training would differ from serving; use a template that does"
-            )
-        count = len(prompt_ids)
-        if ids[:count] != prompt_ids:  # a token spans the border: keep the prompt as an engine sees it
-            ids = prompt_ids + self._ids([whole[len(prompt) :]])[0]
-        end = max((place for place in range(count, len(ids)) if ids[place] == self.end_id), default=-1)
-        if end < 0 or count == 0:
-            raise TrainingError(
-                f"{self.tokenizer.name_or_path}: the chat template leaves nothing to supervise in a conversation: it renders no prompt, "
-                "or no end token after the answer"
-            )
-        return Encoded(ids[: end + 1], count)
+    def decode_masked(self, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> str:
+        """A row as text in one line, what is supervised in double angle brackets."""
+        text, place = "", 0
+        for start, end in spans:
+            text += f"{self.tokenizer.decode(ids[place:start])}<<{self.tokenizer.decode(ids[start:end])}>>"
+            place = end
+        return (text + self.tokenizer.decode(ids[place:])).replace("\n", "\\n")
+
+    def _prefixes(self, talk: Conversation, loss_on: LossOn) -> list[str]:
+        """Ever longer beginnings of a conversation, each second one ending with something supervised."""
+        turns = [place for place in range(1, len(talk)) if talk[place]["role"] == "assistant"]
+        last = turns[-1:]
+        if loss_on == "all":
+            return [text for turn in last for text in ("", self._render(talk[: turn + 1], prompt=False))]
+        return [
+            self._render(talk[:end], prompt=end == turn)
+            for turn in (turns if loss_on == "assistant" else last)
+            for end in (turn, turn + 1)
+        ]
+
+    def _encoded(self, texts: list[str], ids: list[list[int]], talk: Conversation) -> Encoded:
+        row, before, spans = list[int](), "", list[tuple[int, int]]()
+        for place, (text, text_ids) in enumerate(zip(texts, ids, strict=True)):
+            if not text.startswith(before):
+                raise TrainingError(
+                    f"{self.tokenizer.name_or_path}: the chat template does not render the beginning of a conversation as a prefix of "
+                    "the whole, so training would differ from serving; use a template that does, or training.loss_on = 'last_assistant'"
+                )
+            start = len(row)
+            # Where a token spans the border, what comes before it stays as an engine sees it.
+            row = text_ids if text_ids[:start] == row else row + self._ids([text[len(before) :]])[0]
+            if place % 2:
+                spans.append((max(start, 1), self._end(row, start)))
+            before = text
+        return Encoded(row[: spans[-1][1]] if spans else [], spans, _text_key(talk))
+
+    def _end(self, row: list[int], start: int) -> int:
+        """Where a supervised span ends: after the end token, for what a template writes after it no engine generates."""
+        for place in reversed(range(start, len(row))):
+            if row[place] in self.eos_ids:
+                return place + 1
+        raise TrainingError(
+            f"{self.tokenizer.name_or_path}: the chat template renders an answer without an end token, so the model would not learn to "
+            "stop; end each answer with the tokenizer's eos token"
+        )
 
     def _render(self, talk: Conversation, *, prompt: bool) -> str:
         return self.tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=prompt)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _text_key(talk: Conversation) -> int:
+    text = "\x1e".join(f"{message['role']}\x1f{message['content']}" for message in talk)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def load_encoder(folder: str) -> ChatEncoder:

@@ -48,7 +48,11 @@ class TrainingConfig(BaseModel):
     threads: Count = 1
     """OpenMP threads of a rank."""
     max_tokens: Count = 4096
-    """Length of a packed row, tokens. Longer instances are dropped and counted."""
+    """Length of a packed row, tokens."""
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+    """What becomes of instances above `max_tokens`. A truncated one has no end token, so it does not teach the model to stop."""
+    loss_on: Literal["last_assistant", "assistant", "all"] = "last_assistant"
+    """The tokens that are supervised: the last answer of a conversation, all answers, or everything but the first token."""
     rows_per_step: Count = 8
     """Packed rows per optimizer step, over all ranks."""
     rows_per_micro_batch: Count = 1
@@ -70,6 +74,8 @@ class TrainingConfig(BaseModel):
     """DeepSpeed JSON of your own, merged in; keys that the other fields own are refused."""
     seed_repeats: Annotated[int, Field(ge=0)] = 4
     """How often each human example (of the `mine` and `demo` splits) is in the training set."""
+    held_out_rows: Annotated[int, Field(ge=0)] = 0
+    """Synthetic rows that are measured on and not trained on, beside the human examples of the `validate` split."""
     checkpoint_every_steps: Count = 100
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead rank may restart the gang."""

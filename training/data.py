@@ -1,16 +1,13 @@
-"""Token rows mapped from Arrow files, and the micro-batches that are built from them. Nothing is copied until a batch needs it."""
+"""Micro-batches: documents packed into rows of tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from training.plan import Bin
-from training.prepare import TokenFile
+from training.token_rows import TokenRows
 
 IGNORED = -100
 """Target of a position that is not supervised."""
@@ -35,47 +32,6 @@ class Batch:
         return Batch(self.input_ids.to(device), self.position_ids.to(device), self.targets.to(device))
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """All rows of a job by index: those of the files in order, each file as often as it is repeated.
-
-    Attributes:
-        lengths: Tokens of every row.
-        supervised: Supervised tokens of every row.
-        digest: Of what the rows are.
-    """
-
-    lengths: NDArray[np.int64]
-    supervised: NDArray[np.int64]
-    digest: str
-    _chunks: tuple[tuple[NDArray[np.int32], NDArray[np.int64]], ...]
-    _first_rows: NDArray[np.int64]
-
-    def tokens(self, row: int) -> NDArray[np.int32]:
-        """The token ids of a row, a view of the file."""
-        chunk = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        values, offsets = self._chunks[chunk]
-        place = row - int(self._first_rows[chunk])
-        return values[offsets[place] : offsets[place + 1]]
-
-
-def open_rows(files: Sequence[TokenFile]) -> TokenRows:
-    """Map the files of a job into memory."""
-    chunks: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = []
-    prompts: list[NDArray[np.int64]] = []
-    for file in files:
-        batches = [batch for batch in _read_mapped(str(file.path)).to_batches() if batch.num_rows] * file.repeats
-        for batch in batches:
-            ids = cast(Any, batch.column("input_ids"))
-            chunks.append((ids.values.to_numpy(), ids.offsets.to_numpy().astype(np.int64)))
-            prompts.append(batch.column("prompt_tokens").to_numpy().astype(np.int64))
-    lengths = [np.diff(offsets) for _, offsets in chunks]
-    first_rows = np.cumsum([0, *(len(length) for length in lengths[:-1])])
-    parts = [f"{file.digest}*{file.repeats}" for file in files]
-    all_lengths = np.concatenate(lengths)
-    return TokenRows(all_lengths, all_lengths - np.concatenate(prompts), " ".join(parts), tuple(chunks), first_rows)
-
-
 def make_batch(bins: Sequence[Bin], rows: TokenRows, pad_id: int, *, flat: bool) -> Batch:
     """Lay the documents of each bin one after the other, and pad to the longest bin.
 
@@ -95,13 +51,9 @@ def make_batch(bins: Sequence[Bin], rows: TokenRows, pad_id: int, *, flat: bool)
             tokens, end = rows.tokens(document), start + int(rows.lengths[document])
             ids[index, start:end] = tokens
             positions[index, start:end] = np.arange(end - start)
-            first = end - int(rows.supervised[document])
-            targets[index, first - 1 : end - 1] = ids[index, first:end]
+            for first, last in rows.loss_spans(document):
+                targets[index, start + first - 1 : start + last - 1] = tokens[first:last]
             start = end
         positions[index, start:] = np.arange(shape[1] - start)
     tensors = [torch.from_numpy(array.reshape(1, -1) if flat else array) for array in (ids, positions, targets)]
     return Batch(*tensors)
-
-
-def _read_mapped(path: str) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(path)).read_all()

@@ -19,8 +19,10 @@ class TrainingJob:
         model: Local Hugging Face folder of the model to start from.
         dataset: URI of a sealed dataset folder (`<run>/dataset/round-0`).
         human: URI of a parquet file of human examples with the same `messages` column, or None.
+        held_out: The same of human examples that the model is measured on and never trained on, or None.
         output: The model folder to publish; it appears complete or not at all.
-        checkpoints: Folder for token files and DeepSpeed state; every rank must see the same one.
+        tokens: Folder of token files, which jobs may share: their names follow from what they hold.
+        checkpoints: Folder for DeepSpeed state; every rank must see the same one.
         metrics: JSONL file, one line an optimizer step, written by rank 0; TensorBoard's files go into `tensorboard/` beside it.
         config: The `[training]` section of the recipe.
         seed: Decides order and packing, together with the epoch.
@@ -30,7 +32,9 @@ class TrainingJob:
     model: str
     dataset: str
     human: str | None
+    held_out: str | None
     output: str
+    tokens: str
     checkpoints: str
     metrics: str
     config: TrainingConfig

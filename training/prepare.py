@@ -1,54 +1,43 @@
-"""Tokenises the dataset once, file by file, into Arrow files that every rank maps into memory.
+"""Tokenises each file of a job once into an Arrow file that every rank maps into memory; alone: `python -m training.prepare JOB.json`.
 
-The ranks share the work without talking: each writes its files under names that follow from their content, and waits until all are there.
+A token file's name follows from what decides its content, so jobs share them and a file that is there is never made again. They may be
+made by anyone before the ranks join: by tasks on a cluster, by this command, or by the ranks, each of which makes its part.
 """
 
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from generation.dataset import read_sealed
-from generation.errors import TrainingError
-from generation.storage import Store, digest
-from training.chat import ChatEncoder
+from generation.errors import PsiError, TrainingError
+from generation.storage import digest
+from training.chat import ChatEncoder, Encoded, load_encoder
+from training.config import TrainingConfig
 from training.job import TrainingJob
+from training.sources import Source, find_sources
 
-TOKEN_SCHEMA = pa.schema([pa.field("input_ids", pa.list_(pa.int32())), pa.field("prompt_tokens", pa.int32())])
-_VERSION = "1"
-_BATCH_ROWS = 1024
+_SPAN = pa.struct([pa.field("start", pa.int32()), pa.field("end", pa.int32())])
+TOKEN_SCHEMA = pa.schema(
+    [
+        pa.field("input_ids", pa.list_(pa.int32())),
+        pa.field("loss_spans", pa.list_(_SPAN)),
+        pa.field("text_key", pa.uint64()),
+    ]
+)
+"""Columns of a token file: tokens, the half-open spans of them that are supervised, and `Encoded.text_key`."""
+_VERSION = "2"
 _POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A parquet file with a `messages` column.
-
-    Attributes:
-        uri: Where it is.
-        digest: Of its content.
-        repeats: How often its rows are in the training set.
-    """
-
-    uri: str
-    digest: str
-    repeats: int = 1
-
-    @property
-    def store(self) -> Store:
-        """The folder that it lies in."""
-        return Store(self.uri.rpartition("/")[0])
-
-    @property
-    def name(self) -> str:
-        """Its name there."""
-        return self.uri.rpartition("/")[2]
+_PATIENCE_SECONDS = 60.0
+"""After so long without a sign of the one who makes a file, another rank makes it. A batch of rows, the sign, takes about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,82 +46,167 @@ class TokenFile:
 
     Attributes:
         path: Uncompressed Arrow IPC of `TOKEN_SCHEMA`.
-        digest: Of what it holds.
-        repeats: How often its rows are in the training set.
+        repeats: How often its rows are in the training set; 0 for a file that is held out.
+        source: Who wrote the rows: `synthetic` or `human`.
         rows: Rows in it.
-        too_long: Rows that were left out because they exceed `max_tokens`.
+        too_long: Rows above `max_tokens`, which were left out or cut as `overlong` says.
+        unsupervised: Rows that were left out because nothing in them is supervised.
     """
 
     path: Path
-    digest: str
     repeats: int
+    source: str
     rows: int
     too_long: int
+    unsupervised: int
 
 
-def find_sources(job: TrainingJob) -> list[Source]:
-    """The files that a job trains on: the sealed dataset's, then the human examples.
+def prepare(job: TrainingJob, encoder: ChatEncoder, rank: int = 0, world: int = 1) -> list[TokenFile]:
+    """Make those token files of a job that are not there. Ranks that do it at the same time share the work without talking.
+
+    Returns:
+        All of them, in the order of `find_sources`.
 
     Raises:
         NotSealedError: The dataset is not sealed.
+        TrainingError: A row is too long and must not be, the chat template does not fit, or there is nothing to train on.
     """
-    sealed = read_sealed(job.dataset)
-    sources = [Source(uri, digest(sealed.digest, uri.rpartition("/")[2])) for uri in sealed.files]
-    if job.human and job.config.seed_repeats:
-        human = Source(job.human, "", job.config.seed_repeats)
-        sources.append(replace(human, digest=digest(human.store.read(human.name).hex())))
-    return sources
-
-
-def prepare(job: TrainingJob, encoder: ChatEncoder, rank: int, world: int) -> list[TokenFile]:
-    """Tokenise this rank's part of the files, and wait for the others' parts.
-
-    Raises:
-        TrainingError: No row is left to train on, or the chat template does not fit.
-    """
-    folder = Path(job.checkpoints) / "tokens"
+    sources, folder = find_sources(job), Path(job.tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = find_sources(job)
-    keys = [digest(_VERSION, source.digest, encoder.digest, str(job.config.max_tokens)) for source in sources]
-    for source, key in list(zip(sources, keys, strict=True))[rank::world]:
-        if not (folder / f"{key}.json").exists():
-            _prepare_file(source, folder / key, encoder, job.config.max_tokens)
-    files = [_await_file(folder / key, source.repeats) for source, key in zip(sources, keys, strict=True)]
-    if not sum(file.rows * file.repeats for file in files):
+    for source in sources[rank::world]:
+        prepare_file(source, folder, encoder, job.config)
+    _await_others(sources, folder, encoder, job.config)
+    files = [_read_facts(source, token_path(source, folder, encoder, job.config)) for source in sources]
+    trained = [file for file in files if file.repeats]
+    if not sum(file.rows for file in trained):
         raise TrainingError(
-            f"{job.dataset}: no row to train on; {sum(file.too_long for file in files)} were longer than "
-            f"training.max_tokens = {job.config.max_tokens}"
+            f"{job.dataset}: no row to train on; {sum(file.too_long for file in trained)} were longer than training.max_tokens = "
+            f"{job.config.max_tokens}, in {sum(file.unsupervised for file in trained)} nothing is supervised"
         )
     return files
 
 
-def _prepare_file(source: Source, target: Path, encoder: ChatEncoder, max_tokens: int) -> None:
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    rows = too_long = 0
+def prepare_file(source: Source, folder: Path, encoder: ChatEncoder, config: TrainingConfig) -> None:
+    """Make the token file of a source in a folder, unless it is there.
+
+    Raises:
+        TrainingError: A row is too long and must not be, or the chat template does not fit.
+    """
+    target = token_path(source, folder, encoder, config)
+    if _facts_path(target).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary, counts = target.with_suffix(f".{uuid4().hex}.tmp"), Counter[str]()
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, TOKEN_SCHEMA) as writer:
-        for conversations in _read_messages(source):
-            encoded = encoder.encode(conversations)
-            kept = [row for row in encoded if len(row.input_ids) <= max_tokens]
-            columns = [[row.input_ids for row in kept], [row.prompt_tokens for row in kept]]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, TOKEN_SCHEMA, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=TOKEN_SCHEMA))
-            rows, too_long = rows + len(kept), too_long + len(encoded) - len(kept)
-    temporary.replace(target.with_suffix(".arrow"))
-    temporary.write_text(json.dumps({"source": source.name, "rows": rows, "too_long": too_long}))
-    temporary.replace(target.with_suffix(".json"))
+        for conversations in source.conversations():
+            rows = _fitted(encoder.encode(conversations, config.loss_on), config, source, counts)
+            writer.write_batch(_record_batch(rows))
+    _show(temporary, target)
+    temporary.write_text(json.dumps({"writer": source.writer(), **counts}))
+    _show(temporary, _facts_path(target))
 
 
-def _read_messages(source: Source) -> Iterator[list[Any]]:
-    with source.store.filesystem.open_input_file(source.store.path(source.name)) as stream:
-        file = pq.ParquetFile(stream)
-        if "messages" not in file.schema_arrow.names:
-            raise TrainingError(f"{source.uri}: no column `messages`; columns: {file.schema_arrow.names}")
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["messages"]):
-            yield batch.column("messages").to_pylist()
+def token_path(source: Source, folder: Path, encoder: ChatEncoder, config: TrainingConfig) -> Path:
+    """Where the token file of a source is; the name changes whenever its content might."""
+    rules = (config.loss_on, str(config.max_tokens), config.overlong)
+    return folder / f"{digest(_VERSION, source.sha256, encoder.digest, *rules)}.arrow"
 
 
-def _await_file(target: Path, repeats: int) -> TokenFile:
-    while not target.with_suffix(".json").exists():  # the launcher ends this rank when the one that writes it has died
+def is_prepared(source: Source, folder: Path, encoder: ChatEncoder, config: TrainingConfig) -> bool:
+    """Whether the token file of a source is there."""
+    return _facts_path(token_path(source, folder, encoder, config)).exists()
+
+
+def _await_others(sources: Sequence[Source], folder: Path, encoder: ChatEncoder, config: TrainingConfig) -> None:
+    """Wait for the files that other ranks make, and make them where nothing in the folder changes any more.
+
+    That is so when a rank has died whose launcher did not notice, or when the ranks do not see the same folder.
+    """
+    seen, since = "", time.monotonic()
+    while missing := [source for source in sources if not is_prepared(source, folder, encoder, config)]:
+        signs = str(_sizes(folder))
+        if signs != seen:
+            seen, since = signs, time.monotonic()
+        elif time.monotonic() - since > _PATIENCE_SECONDS:
+            prepare_file(missing[0], folder, encoder, config)
+            seen = str(_sizes(folder))
         time.sleep(_POLL_SECONDS)
-    facts = json.loads(target.with_suffix(".json").read_text())
-    return TokenFile(target.with_suffix(".arrow"), target.name, repeats, facts["rows"], facts["too_long"])
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.iterdir()):
+        with suppress(FileNotFoundError):  # it got its final name meanwhile
+            sizes[path.name] = path.stat().st_size
+    return sizes
+
+
+def _fitted(rows: Sequence[Encoded], config: TrainingConfig, source: Source, counts: Counter[str]) -> list[Encoded]:
+    """The rows that are trained on, none above `max_tokens`."""
+    kept: list[Encoded] = []
+    for row in rows:
+        tokens = len(row.input_ids)
+        if tokens > config.max_tokens:
+            counts["too_long"] += 1
+            if config.overlong == "error":
+                raise TrainingError(
+                    f"{source.uri}: a row of {tokens} tokens, training.max_tokens = {config.max_tokens}; raise it, or set "
+                    "training.overlong to 'drop' or 'truncate'"
+                )
+            if config.overlong == "drop":
+                continue
+            row = row.truncated(config.max_tokens)
+        if row.loss_spans:
+            kept.append(row)
+        else:
+            counts["unsupervised"] += 1
+    counts["rows"] += len(kept)
+    return kept
+
+
+def _record_batch(rows: Sequence[Encoded]) -> pa.RecordBatch:
+    spans = [span for row in rows for span in row.loss_spans]
+    starts, ends = ([span[side] for span in spans] for side in (0, 1))
+    structs = pa.StructArray.from_arrays([pa.array(starts, pa.int32()), pa.array(ends, pa.int32())], fields=list(_SPAN))
+    offsets = pa.array(accumulate((len(row.loss_spans) for row in rows), initial=0), pa.int32())
+    columns = [
+        pa.array([row.input_ids for row in rows], TOKEN_SCHEMA.field("input_ids").type),
+        pa.ListArray.from_arrays(offsets, structs),
+        pa.array([row.text_key for row in rows], pa.uint64()),
+    ]
+    return pa.record_batch(columns, schema=TOKEN_SCHEMA)
+
+
+def _facts_path(target: Path) -> Path:
+    """Beside a token file and written after it: what is in it. A token file without it does not exist."""
+    return target.with_suffix(".json")
+
+
+def _read_facts(source: Source, target: Path) -> TokenFile:
+    facts = json.loads(_facts_path(target).read_text())
+    counts = {name: facts.get(name, 0) for name in ("rows", "too_long", "unsupervised")}
+    return TokenFile(target, source.repeats, "human" if source.human else facts["writer"], **counts)
+
+
+def _show(temporary: Path, target: Path) -> None:
+    """Give a file its final name once it is on disk: a name stands for a content, also after a power failure."""
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    temporary.replace(target)
+
+
+def main() -> None:
+    """Prepare the job whose JSON file is the only argument."""
+    try:
+        job = TrainingJob.from_json(Path(sys.argv[1]).read_text())
+        for file in prepare(job, load_encoder(job.model)):
+            sys.stdout.write(
+                f"{file.path}: {file.rows} rows, {file.too_long} too long, {file.unsupervised} unsupervised\n"
+            )
+    except PsiError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -43,13 +43,18 @@ class Ranks:
         self.gather(None)
 
 
+def place_of_rank() -> tuple[int, int]:
+    """(rank, world) as the launcher says; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def join_ranks(threads: int) -> Ranks:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR describe, unless this process is already in one.
 
     Args:
         threads: OpenMP threads of this rank.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = place_of_rank()
     local = os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it too
     torch.set_num_threads(threads)
     if torch.cuda.is_available():

@@ -1,5 +1,6 @@
-"""Starts a job on this rank: joins the others, prepares the data, plans, and builds the engine."""
+"""Starts a job on this rank: prepares the data, joins the others, plans, and builds the engine."""
 
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -7,29 +8,47 @@ from typing import Any
 
 from training.chat import ChatEncoder, load_encoder
 from training.checkpoint import Position, sha256_of
-from training.data import TokenRows, open_rows
 from training.engine import start_engine
 from training.flops import ModelFlops, model_flops
 from training.job import TrainingJob
 from training.model import load_model
 from training.plan import PackPlan, make_plan
 from training.prepare import TokenFile, prepare
-from training.ranks import Ranks, check_shared, join_ranks
+from training.ranks import Ranks, check_shared, join_ranks, place_of_rank
 from training.self_test import check_model
+from training.token_rows import JobRows, TokenRows, open_rows
+
+_SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A job under way on this rank; `flops` are None where they are not known for the model."""
+    """A job under way on this rank.
+
+    Attributes:
+        job: The job.
+        ranks: Its ranks.
+        encoder: Of the model that it starts from.
+        files: Token files of all its sources.
+        data: Their rows, those that are held out among them.
+        plan: The order of `rows`.
+        engine: DeepSpeed's.
+        flops: What the model computes, or None where that is not known.
+    """
 
     job: TrainingJob
     ranks: Ranks
     encoder: ChatEncoder
     files: list[TokenFile]
-    rows: TokenRows
+    data: JobRows
     plan: PackPlan
     engine: Any
     flops: ModelFlops | None
+
+    @property
+    def rows(self) -> TokenRows:
+        """What is trained on."""
+        return self.data.train
 
     def position(self, step: int) -> Position:
         """Where the job stands after so many optimizer steps."""
@@ -37,18 +56,31 @@ class Training:
 
 
 def start_training(job: TrainingJob) -> Training:
-    """Join the ranks, prepare the data, plan, and start the engine; refuses a model whose packed documents see one another."""
+    """Prepare the data, join the ranks, plan, and start the engine; refuses a model whose packed documents see one another.
+
+    Tokenising takes as long as the data is large, and so comes before there is a process group that would time out meanwhile. Under Ray
+    Train there is one from the start, and the files were made before (`cluster.prepare_tokens`).
+    """
     config = job.config
+    encoder = load_encoder(job.model)
+    files = prepare(job, encoder, *place_of_rank())
     ranks = join_ranks(config.threads)
     check_shared(ranks, Path(job.checkpoints))
-    encoder = load_encoder(job.model)
-    files = prepare(job, encoder, ranks.rank, ranks.world)
-    rows = open_rows(files)
+    data = open_rows(files, config.held_out_rows)
+    if ranks.leads:
+        _show_samples(data.train, encoder)
     identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
-    plan = make_plan(rows.lengths.tolist(), config, job.seed, f"{rows.digest} {identity}")
+    plan = make_plan(data.train.lengths.tolist(), config, job.seed, f"{data.digest} {identity}")
     engine = start_engine(load_model(job.model, config), config, ranks)
     check_model(engine.module, len(encoder.tokenizer), config, ranks.device)
-    return Training(job, ranks, encoder, files, rows, plan, engine, model_flops(engine.module.model))
+    return Training(job, ranks, encoder, files, data, plan, engine, model_flops(engine.module.model))
+
+
+def _show_samples(rows: TokenRows, encoder: ChatEncoder) -> None:
+    """Say on standard error what a few rows look like, for people to see that the right tokens are supervised."""
+    for row in range(min(_SAMPLES, len(rows.lengths))):
+        sample = encoder.decode_masked(rows.tokens(row).tolist(), rows.loss_spans(row))
+        sys.stderr.write(f"supervised is what stands in << >>: {sample}\n")
 
 
 def lineage(training: Training) -> dict[str, Any]:
@@ -61,9 +93,19 @@ def lineage(training: Training) -> dict[str, Any]:
         "plan": training.plan.digest,
         "steps": training.plan.steps,
         "seed": job.seed,
-        "rows": sum(file.rows for file in files),
-        "rows_with_repeats": sum(file.rows * file.repeats for file in files),
+        "rows": sum(file.rows for file in files if file.repeats),
+        "rows_with_repeats": len(training.rows.lengths),
         "rows_too_long": sum(file.too_long for file in files),
+        "rows_unsupervised": sum(file.unsupervised for file in files),
+        "rows_also_held_out": training.data.also_held_out,
+        "held_out": {name: len(rows.lengths) for name, rows in training.data.held_out.items()},
+        "mix": _shares(training.data.mix),
         "training": job.config.model_dump(),
         "versions": {name: version(name) for name in ("psi", "torch", "transformers", "deepspeed")},
     }
+
+
+def _shares(mix: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
+    """The mix with the share that each source has in the supervised tokens, of which the loss is the mean."""
+    total = sum(counts["supervised_tokens"] for counts in mix.values())
+    return {name: {**counts, "share": counts["supervised_tokens"] / total} for name, counts in mix.items()}

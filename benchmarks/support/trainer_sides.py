@@ -16,13 +16,14 @@ from typing import Any, cast
 import torch
 
 from training.chat import load_encoder
-from training.data import IGNORED, TokenRows, open_rows
+from training.data import IGNORED
 from training.engine import deepspeed_config
 from training.feed import Feed
 from training.job import TrainingJob
 from training.prepare import prepare
 from training.start import start_training
 from training.step import run_step
+from training.token_rows import TokenRows, open_rows
 
 PADDED_ROWS = 8
 """Rows of a rank's padded batch; packed rows hold as many tokens on average."""
@@ -142,7 +143,7 @@ def _dataset(job: TrainingJob) -> Any:
 
 
 def _rows(job: TrainingJob) -> TokenRows:
-    return open_rows(prepare(job, load_encoder(job.model), 0, 1))
+    return open_rows(prepare(job, load_encoder(job.model))).train
 
 
 def _callback(clock: Clock) -> Any:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import datasets
@@ -14,11 +15,11 @@ from generation.dataset import (
     DATASET_SCHEMA,
     Oracle,
     TaskRows,
-    human_rows,
     read_sealed,
     sealed_targets,
     write_dataset,
 )
+from generation.dataset_human import held_out_rows, human_rows
 from generation.errors import NotSealedError, RecipeError, StorageError, YieldError
 from generation.instances.plan import unit_id
 from generation.prompts.prompt_set import PromptSet
@@ -213,3 +214,30 @@ def test_human_rows_hold_the_seeds_for_mining_and_demonstration_never_for_valida
     assert set(table.column("source").to_pylist()) == {"human"}
     assert json.dumps(table.column("messages").to_pylist()[0]).count("seed0") == 1
     assert human_rows(store.child("empty"), [Task(make_task().config, ())], prompts) is None
+
+
+def test_the_seeds_for_validation_are_held_out_in_a_file_of_their_own(store: Store, prompts: PromptSet) -> None:
+    uri = held_out_rows(store, [make_task()], prompts)
+    assert uri is not None
+    assert uri != human_rows(store, [make_task()], prompts)
+    assert pq.read_table(uri).column("row_id").to_pylist() == ["s1"]
+    assert held_out_rows(store.child("empty"), [Task(make_task().config, ())], prompts) is None
+
+
+def test_each_file_is_told_of_as_soon_as_it_is_on_storage_and_before_the_dataset_is_sealed(
+    store: Store, prompts: PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "MAX_ROWS_PER_FILE", 8)
+    folder, told = store.child("dataset/round-0"), []
+
+    def on_file(file: dataset.DatasetFile) -> None:
+        assert sha256(folder.read(file.name)).hexdigest() == file.sha256
+        assert len([name for name in folder.names("") if name.endswith(".parquet")]) == len(told) + 1
+        assert not folder.exists("SEALED.json")
+        told.append(file)
+
+    write_dataset(store, [part(make_task(), 20), part(make_task("sort"), 5)], prompts, PROVENANCE, on_file=on_file)
+    sealed = read_sealed(folder.uri)
+    assert [f"{folder.uri}/{file.name}" for file in told] == list(sealed.files)
+    assert tuple(file.sha256 for file in told) == sealed.hashes
+    assert [file.rows for file in told] == [8, 8, 4, 5]

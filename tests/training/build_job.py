@@ -1,5 +1,6 @@
 """A tiny model, dataset and job to train in tests."""
 
+import hashlib
 import json
 import os
 import random
@@ -43,22 +44,24 @@ def write_rows(path: Path, rows: list[list[dict[str, str]]]) -> str:
     return str(path)
 
 
-def write_dataset(folder: Path, counts: tuple[int, ...] = (40, 25)) -> str:
+def write_dataset(folder: Path, counts: tuple[int, ...] = (40, 25), rows: list | None = None) -> str:
     files = []
     for index, count in enumerate(counts):
-        path = Path(write_rows(folder / f"train-{index:05d}.parquet", conversations(count, index)))
-        files.append({"name": path.name, "bytes": path.stat().st_size})
+        path = Path(write_rows(folder / f"train-{index:05d}.parquet", rows or conversations(count, index)))
+        content = path.read_bytes()
+        files.append({"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     (folder / "SEALED.json").write_text(json.dumps({"files": files, "rows": sum(counts), "digest": str(counts)}))
     return str(folder)
 
 
-def make_job(folder: Path, model: Path, dataset: str, human: str | None, **settings: object) -> TrainingJob:
+def make_job(
+    folder: Path, model: Path, dataset: str, human: str | None, held_out: str | None = None, **settings: object
+) -> TrainingJob:
     values = {"max_tokens": 64, "learning_rate": 1e-2, "precision": "float32", "warmup_steps": 2, "seed_repeats": 2}
     config = TrainingConfig.model_validate({**values, **settings})
-    places = {name: str(folder / name) for name in ("output", "checkpoints", "metrics")}
-    return TrainingJob(
-        model=str(model), dataset=dataset, human=human, **places, config=config, seed=7, name=folder.name
-    )
+    places = {name: str(folder / name) for name in ("output", "tokens", "checkpoints", "metrics")}
+    inputs = {"model": str(model), "dataset": dataset, "human": human, "held_out": held_out}
+    return TrainingJob(**inputs, **places, config=config, seed=7, name=folder.name)
 
 
 def start_ranks(job: TrainingJob, world: int, port: int) -> list[subprocess.Popen[bytes]]:

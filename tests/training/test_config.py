@@ -39,6 +39,6 @@ def test_deepspeed_keys_of_the_user_are_merged_with_ours():
 
 
 def test_a_job_survives_its_json():
-    job = TrainingJob("m", "d", None, "o", "c", "t", TrainingConfig(deepspeed={"dump_state": True}), 3, "n")
+    job = TrainingJob("m", "d", None, "h", "o", "k", "c", "t", TrainingConfig(deepspeed={"dump_state": True}), 3, "n")
     assert TrainingJob.from_json(job.to_json()) == job
     assert json.loads(job.to_json())["config"]["deepspeed"] == {"dump_state": True}

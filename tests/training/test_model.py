@@ -5,10 +5,11 @@ import torch
 from generation.errors import TrainingError
 from tests.training.build_job import make_job, write_dataset, write_model
 from training.chat import load_encoder
-from training.data import make_batch, open_rows
+from training.data import make_batch
 from training.loss import summed_loss
 from training.model import load_model
 from training.prepare import prepare
+from training.token_rows import open_rows
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def folder(tmp_path_factory):
 def test_loss_and_gradients_of_packed_rows_are_the_sums_of_the_separate_ones(folder, tmp_path):
     job = make_job(tmp_path / "job", folder, write_dataset(tmp_path / "dataset"), None)
     encoder, model = load_encoder(str(folder)), load_model(str(folder), job.config)
-    rows = open_rows(prepare(job, encoder, 0, 1))
+    rows = open_rows(prepare(job, encoder)).train
 
     def loss_and_gradients(*bins):
         model.zero_grad()
