@@ -10,12 +10,13 @@ from pathlib import Path
 from torch import distributed
 
 from generation.errors import PsiError
-from training.checkpoint import resume, save_checkpoint
+from training.checkpoint import save_checkpoint
 from training.export import publish
 from training.feed import Feed
 from training.job import TrainingJob
 from training.metrics import record_start
 from training.record import recorded
+from training.resume import resume
 from training.start import lineage, start_training
 from training.step import run_step
 
@@ -31,10 +32,10 @@ def train(job: TrainingJob) -> None:
         return
     checkpoints, training = Path(job.checkpoints), start_training(job)
     engine, plan, ranks = training.engine, training.plan, training.ranks
-    done = resume(engine, checkpoints, training.position(0), ranks)
-    record_start(checkpoints, done, ranks)
-    with recorded(job, done, ranks) as record, Feed(training) as feed:
-        for step in range(done, plan.steps):
+    resumed = resume(engine, checkpoints, training.position(0), ranks)
+    record_start(checkpoints, resumed, ranks)
+    with recorded(job, resumed.step, ranks) as record, Feed(training) as feed:
+        for step in range(resumed.step, plan.steps):
             line = run_step(training, feed, step)
             record(line)
             if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:

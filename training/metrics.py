@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.ranks import Ranks
+from training.resume import Resumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +82,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def record_start(folder: Path, step: int, ranks: Ranks) -> None:
-    """Note that training starts, or starts again, at a step, and by which processes (`host:pid`, in rank order)."""
+def record_start(folder: Path, resumed: Resumed, ranks: Ranks) -> None:
+    """Note that training starts, or starts again, at which step, by which processes (`host:pid`, in rank order), and what was passed over."""
     processes = ranks.gather(f"{socket.gethostname()}:{os.getpid()}")
     if ranks.leads:
         with _starts(folder).open("a") as stream:
-            stream.write(json.dumps({"time": time.time(), "step": step, "processes": processes}) + "\n")
+            line = {"time": time.time(), **asdict(resumed), "processes": processes}
+            stream.write(json.dumps(line) + "\n")
 
 
 def summarise(metrics: Path, checkpoints: Path) -> dict[str, Any]:

@@ -38,6 +38,10 @@ class Ranks:
         distributed.all_gather_object(values, value)
         return values
 
+    def first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. All ranks must call it."""
+        return self.gather(value)[0]
+
     def wait(self) -> None:
         """Until all ranks are here."""
         self.gather(None)
@@ -79,7 +83,7 @@ def check_shared(ranks: Ranks, folder: Path) -> None:
     if ranks.leads:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-    name = cast(str, ranks.gather(probe.name)[0])
+    name = cast(str, ranks.first(probe.name))
     seen = ranks.gather((socket.gethostname(), (folder / name).exists()))
     if ranks.leads:
         probe.unlink()

@@ -143,7 +143,7 @@ def _always(*_: object) -> bool:
 
 
 def _is_marker(path: Path, *_: object) -> bool:
-    return path.name == "COMPLETE.tmp"
+    return path.name == ".COMPLETE.json"
 
 
 def _is_checkpoint(path: Any, *_: object) -> bool:
