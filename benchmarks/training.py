@@ -94,7 +94,9 @@ def _job(folder: Path) -> TrainingJob:
     )
     names = ("model", "dataset", "output", "tokens", "checkpoints", "metrics")
     places = {name: str(folder / name) for name in names}
-    return TrainingJob(**places, human=None, held_out=None, config=config, seed=0, name="benchmark")
+    return TrainingJob(
+        **places, human=None, held_out=None, config=config, seed=0, name="benchmark", checked_later=False
+    )
 
 
 def _conversations(rows: int) -> Iterator[list[dict[str, str]]]:

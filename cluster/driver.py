@@ -146,11 +146,12 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
             principles_stage(run, pools)
         there = [arm for arm in run.arms if _prepared(run, arm, stages, pools)]
     trained = [(arm, number) for arm in there if arm.trained for number in run.models_of(arm)]
-    for arm, number in trained if "train" in stages else ():
-        train_stage(run, arm, number)
     with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
-        for arm, number in trained if "evaluate" in stages else ():
-            evaluate_stage(run, arm, number, pools)
+        for arm, number in trained:
+            if "train" in stages:
+                train_stage(run, arm, number, pools, to_check="evaluate" not in stages)
+            if "evaluate" in stages:  # by the engines that training has checked the model with
+                evaluate_stage(run, arm, number, pools)
 
 
 def _prepared(run: OpenRun, arm: ArmSpec, stages: Sequence[str], pools: StagePools) -> bool:

@@ -1,5 +1,6 @@
-"""The large and the small pool of a run, started when a stage first asks for them, and what they were asked, counted."""
+"""The large and the small pool of a run, and one for a trained model, started when first asked for; and what they were asked, counted."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from cluster.energy_book import EnergyBook
 from cluster.pools import Pool
 from cluster.private_sends import SendBook
 from cluster.recipe import Recipe
+from generation.engines.config import PoolConfig
 from generation.flows import FlowCall, FlowResult
 
+_CHECK_SEQUENCES = 16
 TOKEN_KINDS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
 
 
@@ -54,6 +57,19 @@ class StagePools:
         """The pool that writes instances."""
         return self._get("small")
 
+    def trained(self, model: str, *, to_check: bool = False) -> Pool:
+        """A pool of the small one's form that serves the model in a folder, alone on the devices.
+
+        Args:
+            model: The folder.
+            to_check: One replica for a few questions will do, with no graphs captured for its speed.
+        """
+        name = f"trained-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
+        if name not in self._open:
+            self.close()
+            self._start(name, _serving(self._recipe.pools.small, model, to_check=to_check))
+        return self._open[name]
+
     def asker(self, name: str, stage: str, book: TokenBook) -> Callable[..., list[FlowResult]]:
         """`pool.ask` of the pool `name`, which is started at the first call; tokens are booked under `stage`."""
 
@@ -73,10 +89,19 @@ class StagePools:
 
     def _get(self, name: str) -> Pool:
         if name not in self._open:
-            if self._recipe.cluster.placement == "turns":
+            if self._recipe.cluster.placement == "turns" or self._open.keys() - {"large", "small"}:
                 self.close()
-            config = getattr(self._recipe.pools, name)
-            pool = Pool(name, config, self._recipe.cluster.max_replica_restarts, self._energy)
-            self._open[name] = pool
-            pool.start()
+            self._start(name, getattr(self._recipe.pools, name))
         return self._open[name]
+
+    def _start(self, name: str, config: PoolConfig) -> None:
+        pool = Pool(name, config, self._recipe.cluster.max_replica_restarts, self._energy)
+        self._open[name] = pool
+        pool.start()
+
+
+def _serving(small: PoolConfig, model: str, *, to_check: bool) -> PoolConfig:
+    changes = {"model": model}
+    cheap = {"enforce_eager": True, "max_num_seqs": _CHECK_SEQUENCES} if to_check else {}
+    engine = small.engine.model_copy(update=changes | cheap)
+    return small.model_copy(update={"engine": engine} | ({"replicas": 1} if to_check else {}))

@@ -1,14 +1,13 @@
 """The stages of a run. Each looks at the run folder first and does only what is not there yet."""
 
-import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.model_check import publish_checked
 from cluster.open_run import OpenRun
-from cluster.pools import Pool
 from cluster.progress import Counters
 from cluster.repeating import repeating
 from cluster.report_files import read_metrics
@@ -26,6 +25,7 @@ from generation.principles.model import read_principles
 from generation.seeds import load_evaluation
 from generation.storage import Store, json_bytes, json_lines
 from generation.task import Task
+from training.job import LINEAGE, TrainingJob
 
 MODEL_FOLDER = "models/round-0"
 METRICS_POLL_SECONDS = 1.0
@@ -64,38 +64,57 @@ def numbered(arm: str, number: int) -> str:
     return f"{arm}.seed-{number}" if number else arm
 
 
-def train_stage(run: OpenRun, spec: ArmSpec, number: int) -> None:
-    """Train the small model on an arm's dataset from one of its training seeds, or go on where that stopped."""
+def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, to_check: bool) -> None:
+    """Train the small model on an arm's dataset from one of its training seeds, or go on where that stopped; publish it if it answers.
+
+    Args:
+        run: The run.
+        spec: The arm.
+        number: Of its training seed.
+        pools: Those that may be open; closed before the training, which wants their devices.
+        to_check: The pool that checks the model serves nothing else afterwards.
+
+    Raises:
+        TrainingError: It failed, or the model does not load in vLLM, or does not answer there.
+    """
     from cluster.train_job import energy_folder, run_training
-    from training.job import TrainingJob
 
     arm, name = spec.name, numbered(spec.name, number)
-    store, config = run.arm(arm), run.recipe.training
+    store = run.arm(arm)
     dataset = read_sealed(store.child(DATASET_FOLDER).uri)
     output, stage = model_folder(run, arm, number, dataset), f"train-{name}"
     if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["dataset"] == dataset.digest:
         return
-    scratch = Path(run.recipe.run.scratch) / name / dataset.digest[:8]
     with run.record(stage) as facts:
-        job = TrainingJob(
-            model=trainable_model(run),
-            dataset=store.child(DATASET_FOLDER).uri,
-            human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats and spec.writes else None,
-            held_out=held_out_rows(store, run.tasks, run.prompts) if spec.writes else None,
-            output=store.child(output).uri,
-            tokens=str(Path(run.recipe.run.scratch) / spec.name / "tokens"),
-            checkpoints=str(scratch),
-            metrics=str(scratch / "training.jsonl"),
-            config=config,
-            seed=run.recipe.run.seed + number,
-            name=f"{run.recipe.run.name}-{name}-{dataset.digest[:8]}",
-        )
+        job = _training_job(run, spec, number, dataset)
+        pools.close()
         with _training_shown(run, name, Path(job.metrics)):
             summary = run_training(job)
         run.energy.add_processes(stage, energy_folder(job))
+        publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
         facts |= {"dataset": dataset.digest, "model": output, **summary}
         lines = f"metrics/training.seed-{number}.jsonl" if number else "metrics/training.jsonl"
         store.replace(lines, Path(job.metrics).read_bytes())
+
+
+def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:
+    store, name = run.arm(spec.name), numbered(spec.name, number)
+    config, scratch = run.recipe.training, Path(run.recipe.run.scratch)
+    checkpoints = scratch / name / dataset.digest[:8]
+    return TrainingJob(
+        model=trainable_model(run),
+        dataset=store.child(DATASET_FOLDER).uri,
+        human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats and spec.writes else None,
+        held_out=held_out_rows(store, run.tasks, run.prompts) if spec.writes else None,
+        output=store.child(model_folder(run, spec.name, number, dataset)).uri,
+        tokens=str(scratch / spec.name / "tokens"),
+        checkpoints=str(checkpoints),
+        metrics=str(checkpoints / "training.jsonl"),
+        config=config,
+        seed=run.recipe.run.seed + number,
+        name=f"{run.recipe.run.name}-{name}-{dataset.digest[:8]}",
+        checked_later=True,
+    )
 
 
 @contextmanager
@@ -129,8 +148,8 @@ def evaluate_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools) 
         calls = evaluation_calls(_asked(run, spec, tasks), items, run.prompts, run.recipe.evaluation)
         counters = Counters(f"evaluate {arm}", 0, len(calls), noun="items")
         run.line.show(counters)
-        with _pool_of(run, model, pools) as pool:
-            results = pool.ask(calls, on_results=lambda done: run.line.show(replace(counters, done=done)))
+        pool = pools.trained(model) if spec.trained else pools.small()
+        results = pool.ask(calls, on_results=lambda done: run.line.show(replace(counters, done=done)))
         book.add("evaluate", results)
         answered: list[ItemResult] = list(values_of(results).values())
         scores = score(answered, run.recipe.evaluation.bootstrap_samples, run.recipe.run.seed)
@@ -156,23 +175,8 @@ def _evaluated_model(run: OpenRun, spec: ArmSpec, number: int) -> str:
         return trainable_model(run)
     dataset = read_sealed(run.arm(spec.name).child(DATASET_FOLDER).uri)
     folder = run.arm(spec.name).child(model_folder(run, spec.name, number, dataset))
-    if not folder.exists("config.json"):
+    if not folder.exists(LINEAGE):
         raise NotSealedError(
             f"{folder.uri}: the model of arm '{spec.name}' is not there; run `psi train` on the same recipe first"
         )
     return str(folder.local(""))
-
-
-@contextmanager
-def _pool_of(run: OpenRun, model: str, pools: StagePools) -> Generator[Pool]:
-    """A pool that serves a model: the small pool for the base model, else one of the same form that is closed afterwards."""
-    config = run.recipe.pools.small
-    if model == trainable_model(run):
-        yield pools.small()
-        return
-    pools.close()
-    trained = config.model_copy(update={"engine": config.engine.model_copy(update={"model": model})})
-    name = f"trained-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
-    with Pool(name, trained, run.recipe.cluster.max_replica_restarts, run.energy) as pool:
-        pool.start()
-        yield pool

@@ -33,7 +33,7 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
 
     from training.metrics import summarise
 
-    if job.is_published:
+    if job.is_exported:
         return summarise(Path(job.metrics), Path(job.checkpoints))
     await_sealed(job.dataset, job.config.dataset_deadline_seconds)
     storage = Path(job.checkpoints).absolute() / "ray"

@@ -11,17 +11,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from generation.errors import TrainingError
 from generation.storage import Store
 from training.chat import ChatEncoder
-from training.job import LINEAGE
+from training.job import LINEAGE, UNCHECKED, TrainingJob
 from training.ranks import Ranks
 
 
-def publish(engine: Any, base: str, output: str, encoder: ChatEncoder, ranks: Ranks, lineage: dict[str, Any]) -> None:
+def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, lineage: dict[str, Any]) -> None:
     """Gather the weights of all ranks in bfloat16 and publish them with tokenizer, template and lineage. All ranks must call it.
 
     Args:
         engine: The trained engine.
-        base: Folder of the model that it started from.
-        output: URI of the folder to publish; must not exist.
+        job: Names the model that it started from, and the folder to publish, which must not exist.
         encoder: Whose end tokens generation must stop at.
         ranks: Of this job.
         lineage: What the model was made from, as JSON; rank 0's counts.
@@ -31,16 +30,16 @@ def publish(engine: Any, base: str, output: str, encoder: ChatEncoder, ranks: Ra
     """
     weights = _gather_weights(engine, ranks)
     if ranks.leads:
-        target = Store(output).local("")
+        target = Store(job.output).local("")
         if target.exists():
             raise TrainingError(f"{target}: already there, and not a model of this job; move it away")
         aside = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _write_model(engine.module.model.config, weights, aside)
-        _write_text_side(base, encoder, aside)
+        _write_text_side(job.model, encoder, aside)
         _validate(aside, weights, encoder)
-        (aside / LINEAGE).write_text(json.dumps(lineage, indent=1))
+        (aside / (UNCHECKED if job.checked_later else LINEAGE)).write_text(json.dumps(lineage, indent=1))
         aside.rename(target)
     ranks.wait()
 

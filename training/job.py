@@ -10,6 +10,9 @@ from training.config import TrainingConfig
 LINEAGE = "psi.json"
 """In a published model's folder: where the model comes from. It is written last, so a folder that has it is whole."""
 
+UNCHECKED = "psi.unchecked.json"
+"""Its name before whoever started the job has seen the model answer in an engine; `rename` makes it `LINEAGE`."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
@@ -27,6 +30,7 @@ class TrainingJob:
         config: The `[training]` section of the recipe.
         seed: Decides order and packing, together with the epoch.
         name: Names the job in logs and in the model's lineage.
+        checked_later: Whether who started the job checks the model in an engine, and publishes it then.
     """
 
     model: str
@@ -40,11 +44,12 @@ class TrainingJob:
     config: TrainingConfig
     seed: int
     name: str
+    checked_later: bool = False
 
     @property
-    def is_published(self) -> bool:
-        """Whether the model is there and whole."""
-        return Store(self.output).exists(LINEAGE)
+    def is_exported(self) -> bool:
+        """Whether the model is there and whole, published or about to be."""
+        return any(Store(self.output).exists(name) for name in (LINEAGE, UNCHECKED))
 
     def to_json(self) -> str:
         """The job as JSON."""

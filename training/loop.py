@@ -22,13 +22,13 @@ from training.step import run_step
 
 
 def train(job: TrainingJob) -> None:
-    """Train a job to its end on this rank, going on from its newest checkpoint. Returns at once where the model is already published.
+    """Train a job to its end on this rank, going on from its newest checkpoint. Returns at once where the model is already exported.
 
     Raises:
         TrainingError: Something about the job cannot work; the message says what.
         NotSealedError: The dataset is not sealed.
     """
-    if job.is_published:
+    if job.is_exported:
         return
     checkpoints, training = Path(job.checkpoints), start_training(job)
     engine, plan, ranks = training.engine, training.plan, training.ranks
@@ -40,7 +40,7 @@ def train(job: TrainingJob) -> None:
             record(line)
             if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:
                 save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=None)
-    publish(engine, job.model, job.output, training.encoder, ranks, lineage(training) if ranks.leads else {})
+    publish(engine, job, training.encoder, ranks, lineage(training) if ranks.leads else {})
 
 
 def main() -> None:

@@ -1,0 +1,80 @@
+"""A trained model is published once it has answered in vLLM, and not before."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import ray
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from cluster.energy_book import EnergyBook
+from cluster.model_check import publish_checked
+from cluster.open_run import OpenRun
+from cluster.private_sends import SendBook
+from cluster.progress import ProgressLine
+from cluster.recipe import load_recipe, load_tasks
+from cluster.stage_pools import StagePools
+from generation.errors import TrainingError
+from generation.prompts.prompt_set import load_prompt_set
+from generation.storage import Store
+from tests.training.build_job import ROOT
+from training.job import LINEAGE, UNCHECKED
+
+SMALL = ROOT / "recipes/miniature/models/small"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path):
+    loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
+    store, line = Store(loaded.recipe.run.output), ProgressLine(io.StringIO(), lambda: 0.0)
+    prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
+    return OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
+
+
+def exported(folder: Path) -> Path:
+    (folder / UNCHECKED).write_text("{}")
+    return folder
+
+
+def publish(run: OpenRun, folder: Path) -> None:
+    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
+        publish_checked(run, "psi", folder, lambda model: pools.trained(model, to_check=True))
+
+
+def test_a_model_that_answers_in_vllm_is_published_and_asked_no_second_time(run, tmp_path):
+    folder = exported(Path(shutil.copytree(SMALL, tmp_path / "model")))
+    publish(run, folder)
+    assert (folder / LINEAGE).exists()
+    assert not (folder / UNCHECKED).exists()
+    (folder / "config.json").unlink()
+    publish(run, folder)
+
+
+def test_a_model_whose_answers_never_end_is_not_published(run, tmp_path):
+    folder = exported(Path(shutil.copytree(SMALL, tmp_path / "model")))
+    set_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(SMALL)).save_pretrained(folder)
+    with pytest.raises(
+        TrainingError, match=r"not published.*max_output_tokens = 40 \(kilo: an answer that does not end"
+    ):
+        publish(run, folder)
+    assert not (folder / LINEAGE).exists()
+
+
+def test_a_model_that_vllm_cannot_load_is_not_published(run, tmp_path):
+    folder = exported(Path(shutil.copytree(SMALL, tmp_path / "model")))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(TrainingError, match="not published, for vLLM cannot serve it"):
+        publish(run, folder)
+    assert not (folder / LINEAGE).exists()
