@@ -56,7 +56,7 @@ def save_checkpoint(engine: Any, folder: Path, position: Position, ranks: Ranks,
     if ranks.leads:
         shutil.rmtree(target, ignore_errors=True)  # what a job that died while saving left
     ranks.wait()
-    engine.save_checkpoint(str(folder), tag=target.name, save_latest=False)
+    engine.save_checkpoint(str(folder), tag=target.name, save_latest=False, exclude_frozen_parameters=True)
     probe = take_probe(engine, ranks)
     ranks.wait()
     hashes = hash_together(target, ranks)

@@ -10,15 +10,55 @@ OWNED_DEEPSPEED_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
     "gradient_accumulation_steps",
+    "managed_gradient_accumulation",
     "gradient_clipping",
+    "gradient_allreduce_op",
     "optimizer",
     "scheduler",
     "bf16",
+    "bfloat16",
     "fp16",
-    "managed_gradient_accumulation",
+    "amp",
+    "torch_autocast",
     "zero_optimization.stage",
     "zero_optimization.overlap_comm",
+    "checkpoint.load_universal",
 )
+PASSED_DEEPSPEED_KEYS = (
+    "aio",
+    "checkpoint",
+    "comms_logger",
+    "communication_data_type",
+    "csv_monitor",
+    "data_types",
+    "disable_allgather",
+    "dump_state",
+    "flops_profiler",
+    "gradient_predivide_factor",
+    "log_level",
+    "memory_breakdown",
+    "prescale_gradients",
+    "steps_per_print",
+    "timers",
+    "wall_clock_breakdown",
+    "zero_force_ds_cpu_optimizer",
+    "zero_optimization",
+)
+"""DeepSpeed looks at no key that it does not know, so a mistyped one would be lost in silence."""
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters: the model's own weights stay as they are, and a product of two small matrices is added to them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The product is scaled by `alpha / rank`."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On what goes into the adapters."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which layers get one, by the last part of their names (`q_proj`); `all-linear`: every linear layer but the output layer."""
 
 
 class TrainingConfig(BaseModel):
@@ -60,7 +100,9 @@ class TrainingConfig(BaseModel):
     max_steps: Count | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """`wsd` (warm-up, stable, decay) stays at `learning_rate` until the last `decay_share` of the steps."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -68,6 +110,8 @@ class TrainingConfig(BaseModel):
     gradient_checkpointing: bool = False
     loss_chunk_tokens: Count = 1024
     """Supervised tokens whose logits exist at once: with a vocabulary of 152,000 and 10 bytes each in bfloat16, 1,024 take 1.6 GB."""
+    lora: LoraConfig | None = None
+    """Train adapters only, and publish them merged into the model. Their learning rate is about ten times that of all weights."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     zero_stage: Literal[0, 1, 2, 3] = 1
     deepspeed: dict[str, Any] = Field(default_factory=dict)
@@ -89,12 +133,13 @@ class TrainingConfig(BaseModel):
 
     @field_validator("deepspeed")
     @classmethod
-    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        zero: Any = value.get("zero_optimization", {})
-        given = {*value, *(f"zero_optimization.{key}" for key in zero)}
-        owned = sorted(given & set(OWNED_DEEPSPEED_KEYS))
+    def _passed_on(cls, value: dict[str, Any]) -> dict[str, Any]:
+        owned = sorted(_paths(value) & set(OWNED_DEEPSPEED_KEYS))
         if owned:
             raise ValueError(f"{', '.join(owned)}: set by the other fields of [training]; remove them here")
+        unknown = sorted(set(value) - set(PASSED_DEEPSPEED_KEYS))
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: not passed on; DeepSpeed gets {', '.join(PASSED_DEEPSPEED_KEYS)}")
         return value
 
     @model_validator(mode="after")
@@ -104,4 +149,15 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "zero_stage = 0 needs precision = float32; use zero_stage = 1, which is the same for one rank"
             )
+        # Of a frozen weight that is spread over the ranks, peft sees an empty tensor: adapters are saved and merged empty.
+        if self.lora and self.zero_stage == 3:
+            raise ValueError("lora needs zero_stage 1 or 2: its optimizer state is small, and stage 3 loses adapters")
         return self
+
+
+def _paths(values: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted names of all keys, those of inner tables too."""
+    found = {prefix + key for key in values}
+    for key, value in values.items():
+        found |= _paths(value, f"{prefix}{key}.") if isinstance(value, dict) else set()
+    return found

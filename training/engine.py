@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import torch
 
+from generation.errors import TrainingError
 from training.config import TrainingConfig
 from training.ranks import Ranks
 
@@ -11,18 +12,33 @@ _BETAS = (0.9, 0.95)
 
 
 def start_engine(model: Any, config: TrainingConfig, ranks: Ranks) -> Any:
-    """Wrap a model into a DeepSpeed engine with its optimizer."""
+    """Wrap a model into a DeepSpeed engine with its optimizer.
+
+    Raises:
+        TrainingError: DeepSpeed refuses the user's keys.
+    """
     import deepspeed
 
     if ranks.device.type == "cpu":
         # Without this DeepSpeed compiles a shared-memory collective at every first start, and crashes where there is no compiler.
         cast(Any, deepspeed.ops).__compatible_ops__ = {}
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, betas=_BETAS),
-        config=deepspeed_config(config, ranks.world),
-    )
+    settings = deepspeed_config(config, ranks.world)
+    try:
+        deepspeed.DeepSpeedConfig(dict(settings))
+    except (ValueError, TypeError, AssertionError) as error:
+        raise TrainingError(f"training.deepspeed = {config.deepspeed}: DeepSpeed refuses it: {error}") from error
+    engine, *_ = deepspeed.initialize(model=model, optimizer=_make_optimizer(model, config), config=settings)
     return engine
+
+
+def _make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW in one kernel, on a GPU as on a CPU; DeepSpeed's own for the CPU, which it compiles, where the user insists on that."""
+    groups = _parameter_groups(model, config)
+    if config.deepspeed.get("zero_force_ds_cpu_optimizer"):
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=config.learning_rate, betas=_BETAS)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
 
 
 def deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:

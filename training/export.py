@@ -12,6 +12,7 @@ from generation.errors import TrainingError
 from generation.storage import Store
 from training.chat import ChatEncoder
 from training.job import LINEAGE, UNCHECKED, TrainingJob
+from training.lora import merged_weights
 from training.ranks import Ranks
 
 
@@ -45,15 +46,13 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
 
 
 def _gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """All weights on rank 0, bfloat16 on the CPU: two bytes a parameter."""
-    state = (
-        engine._zero3_consolidated_16bit_state_dict()
-        if engine.zero_optimization_stage() == 3
-        else engine.module.state_dict()
-    )
-    if not ranks.leads:
-        return {}
-    return {name.removeprefix("model."): tensor.detach().to("cpu", torch.bfloat16) for name, tensor in state.items()}
+    """All weights on rank 0, adapters merged, bfloat16 on the CPU: two bytes a parameter."""
+    if engine.zero_optimization_stage() == 3:
+        state = engine._zero3_consolidated_16bit_state_dict()
+        weights = {name.removeprefix("model."): weight for name, weight in state.items()} if ranks.leads else {}
+    else:
+        weights = merged_weights(engine.module.model) if ranks.leads else {}
+    return {name: weight.detach().to("cpu", torch.bfloat16) for name, weight in weights.items()}
 
 
 def _write_model(config: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:

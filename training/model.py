@@ -7,16 +7,17 @@ from transformers import AutoModelForCausalLM
 
 from generation.errors import TrainingError
 from training.config import TrainingConfig
+from training.lora import add_adapters
 from training.loss import LossModel
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_model(folder: str, config: TrainingConfig) -> LossModel:
-    """The model of a Hugging Face folder with its loss, in training mode.
+    """The model of a Hugging Face folder with its adapters and its loss, in training mode.
 
     Raises:
-        TrainingError: It cannot be loaded from safetensors, or not with this attention.
+        TrainingError: It cannot be loaded from safetensors, not with this attention, or adapters do not fit it.
     """
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -33,4 +34,6 @@ def load_model(folder: str, config: TrainingConfig) -> LossModel:
         ) from error
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora:
+        add_adapters(model, config.lora)
     return LossModel(model, config.loss_chunk_tokens).train()

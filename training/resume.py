@@ -105,7 +105,8 @@ def _load(engine: Any, source: Path, *, universal: bool) -> None:
     groups = engine.basic_optimizer.param_groups
     settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
     engine._config.load_universal_checkpoint = universal  # in DeepSpeed's JSON it would hold for every load
-    engine.load_checkpoint(str(source.parent), tag=source.name)
+    frozen = any(not weight.requires_grad for weight in engine.module.parameters())  # of those, a checkpoint has none
+    engine.load_checkpoint(str(source.parent), tag=source.name, load_module_strict=not frozen)
     for group, values in zip(engine.basic_optimizer.param_groups, settings, strict=True):
         group.update(values)
     for state in engine.basic_optimizer.state.values():

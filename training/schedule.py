@@ -12,6 +12,9 @@ def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
         step: From 0.
         steps: Optimizer steps of the whole job.
         config: `learning_rate` is reached after `warmup_steps` and then falls to zero by `schedule`.
+
+    Source:
+        The decay of `wsd`, 1 - sqrt, over a fifth of the steps: Haegele et al. 2024, arXiv:2405.18392.
     """
     warmup = min(config.warmup_steps, steps)
     if step < warmup:
@@ -22,5 +25,8 @@ def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
             return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         case "linear":
             return config.learning_rate * (1 - progress)
+        case "wsd":
+            decay = max(1, round(config.decay_share * steps))
+            return config.learning_rate * (1 - math.sqrt(max(0, step - (steps - decay)) / decay))
         case "constant":
             return config.learning_rate

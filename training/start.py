@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.chat import ChatEncoder, load_encoder
 from training.checkpoint import Position, sha256_of
 from training.engine import start_engine
@@ -70,7 +72,10 @@ def start_training(job: TrainingJob) -> Training:
     if ranks.leads:
         _show_samples(data.train, encoder)
     identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
-    plan = make_plan(data.train.lengths.tolist(), config, job.seed, f"{data.digest} {identity}")
+    # A checkpoint of adapters holds no frozen weight: it belongs to these files of the base model.
+    base = ranks.gather(_base_digests(job) if config.lora and ranks.leads else None)[0]
+    plan = make_plan(data.train.lengths.tolist(), config, job.seed, f"{data.digest} {identity} {base}")
+    torch.manual_seed(job.seed)  # adapters are drawn at random
     engine = start_engine(load_model(job.model, config), config, ranks)
     check_model(engine.module, len(encoder.tokenizer), config, ranks.device)
     return Training(job, ranks, encoder, files, data, plan, engine, model_flops(engine.module.model))
@@ -89,7 +94,7 @@ def lineage(training: Training) -> dict[str, Any]:
     return {
         "format_version": 1,
         "name": job.name,
-        "base": {path.name: sha256_of(path) for path in sorted(Path(job.model).glob("*.safetensors"))},
+        "base": _base_digests(job),
         "plan": training.plan.digest,
         "steps": training.plan.steps,
         "seed": job.seed,
@@ -109,3 +114,7 @@ def _shares(mix: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
     """The mix with the share that each source has in the supervised tokens, of which the loss is the mean."""
     total = sum(counts["supervised_tokens"] for counts in mix.values())
     return {name: {**counts, "share": counts["supervised_tokens"] / total} for name, counts in mix.items()}
+
+
+def _base_digests(job: TrainingJob) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(Path(job.model).glob("*.safetensors"))}

@@ -15,10 +15,17 @@ from training.job import TrainingJob
         ({"bf16": {"enabled": True}}, "bf16"),
         ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage"),
         ({"zero_optimization": {"overlap_comm": True}}, "zero_optimization.overlap_comm"),
+        ({"checkpoint": {"load_universal": True}, "amp": {}}, "amp, checkpoint.load_universal"),
     ],
 )
 def test_deepspeed_keys_that_other_fields_own_are_refused_by_name(theirs, named):
     with pytest.raises(ValidationError, match=named):
+        TrainingConfig(deepspeed=theirs)
+
+
+@pytest.mark.parametrize("theirs", [{"zero_optimisation": {"stage": 3}}, {"tensor_parallel": {"autotp_size": 2}}])
+def test_deepspeed_keys_that_it_would_ignore_or_that_change_what_ranks_are_are_refused(theirs):
+    with pytest.raises(ValidationError, match=f"{next(iter(theirs))}: not passed on"):
         TrainingConfig(deepspeed=theirs)
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,3 +65,12 @@ def test_the_learning_rate_warms_up_and_then_falls_to_zero():
     assert 0 < rates[-1] < 0.01
     assert learning_rate(99, 100, config(learning_rate=1.0, schedule="constant")) == 1.0
     assert learning_rate(55, 100, config(learning_rate=1.0, schedule="linear")) == pytest.approx(0.5)
+
+
+def test_wsd_stays_and_falls_to_nearly_nothing_in_its_last_share():
+    wsd = config(learning_rate=1.0, schedule="wsd", decay_share=0.25, warmup_steps=10)
+    rates = [learning_rate(step, 100, wsd) for step in range(100)]
+    assert rates[9:76] == [1.0] * 67
+    assert rates[80] == pytest.approx(1 - (5 / 25) ** 0.5)
+    assert all(later < earlier for earlier, later in pairwise(rates[75:]))
+    assert 0 < rates[99] < 0.03
