@@ -22,12 +22,12 @@ def start_engine(model: Any, config: TrainingConfig, ranks: Ranks) -> Any:
     if ranks.device.type == "cpu":
         # Without this DeepSpeed compiles a shared-memory collective at every first start, and crashes where there is no compiler.
         cast(Any, deepspeed.ops).__compatible_ops__ = {}
-    settings = deepspeed_config(config, ranks.world)
     try:
-        deepspeed.DeepSpeedConfig(dict(settings))
-    except (ValueError, TypeError, AssertionError) as error:
-        raise TrainingError(f"training.deepspeed = {config.deepspeed}: DeepSpeed refuses it: {error}") from error
-    engine, *_ = deepspeed.initialize(model=model, optimizer=_make_optimizer(model, config), config=settings)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=_make_optimizer(model, config), config=deepspeed_config(config, ranks.world)
+        )
+    except (ValueError, AssertionError) as error:
+        raise TrainingError(f"DeepSpeed refuses training.deepspeed = {config.deepspeed}: {error}") from error
     return engine
 
 
