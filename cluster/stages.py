@@ -93,8 +93,14 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
         run.energy.add_processes(stage, energy_folder(job))
         publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
         facts |= {"dataset": dataset.digest, "model": output, **summary}
-        lines = f"metrics/training.seed-{number}.jsonl" if number else "metrics/training.jsonl"
-        store.replace(lines, Path(job.metrics).read_bytes())
+        _keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
+
+
+def _keep_metrics(store: Store, metrics: Path, name: str) -> None:
+    """Copy what a job has noted of its steps into the run: the lines, and TensorBoard's files of them."""
+    store.replace(f"metrics/{name}.jsonl", metrics.read_bytes())
+    for file in (metrics.parent / "tensorboard").iterdir():
+        store.replace(f"metrics/tensorboard/{name}/{file.name}", file.read_bytes())
 
 
 def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:

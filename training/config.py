@@ -73,6 +73,7 @@ class TrainingConfig(BaseModel):
             "checkpoint_every_steps",
             "max_restarts",
             "dataset_deadline_seconds",
+            "evaluate_every_steps",
             "threads",
             "wandb_project",
             "wandb_url",
@@ -120,12 +121,16 @@ class TrainingConfig(BaseModel):
     """How often each human example (of the `mine` and `demo` splits) is in the training set."""
     held_out_rows: Annotated[int, Field(ge=0)] = 0
     """Synthetic rows that are measured on and not trained on, beside the human examples of the `validate` split."""
+    evaluate_every_steps: Count = 100
+    """Steps between two looks at the loss on what is held out; there is one after the last step, too."""
+    publish: Literal["last", "best"] = "last"
+    """Which weights are published: those after the last step, or those of the checkpoint with the lowest loss on held-out human
+    examples (on held-out synthetic rows where there are none). With "best" each checkpoint is evaluated."""
     checkpoint_every_steps: Count = 100
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead rank may restart the gang."""
     dataset_deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long `psi train` waits for a dataset that is not sealed yet."""
-
     wandb_project: str | None = None
     """Send metrics, and nothing else, to this project of Weights & Biases. Needs `psi[wandb]`."""
     wandb_url: str = "https://api.wandb.ai"

@@ -5,6 +5,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from torch import distributed
@@ -13,6 +14,7 @@ from generation.errors import PsiError
 from training.checkpoint import save_checkpoint
 from training.export import publish
 from training.feed import Feed
+from training.held_out import deciding_loss, held_out_losses, is_due, load_published
 from training.job import TrainingJob
 from training.metrics import record_start
 from training.record import recorded
@@ -37,10 +39,15 @@ def train(job: TrainingJob) -> None:
     with recorded(job, resumed.step, ranks) as record, Feed(training) as feed:
         for step in range(resumed.step, plan.steps):
             line = run_step(training, feed, step)
+            saves = line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0
+            if is_due(training, line.step, saves=saves):
+                line = replace(line, evaluation=held_out_losses(training))
             record(line)
-            if line.step == plan.steps or line.step % job.config.checkpoint_every_steps == 0:
-                save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=None)
-    publish(engine, job, training.encoder, ranks, lineage(training) if ranks.leads else {})
+            if saves:
+                loss = deciding_loss(line.evaluation)
+                save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=loss)
+    published = load_published(training)
+    publish(engine, job, training.encoder, ranks, lineage(training, published) if ranks.leads else {})
 
 
 def main() -> None:

@@ -88,8 +88,8 @@ def _show_samples(rows: TokenRows, encoder: ChatEncoder) -> None:
         sys.stderr.write(f"supervised is what stands in << >>: {sample}\n")
 
 
-def lineage(training: Training) -> dict[str, Any]:
-    """What the model was made from."""
+def lineage(training: Training, published_step: int) -> dict[str, Any]:
+    """What the model was made from, and after how many optimizer steps."""
     job, files = training.job, training.files
     return {
         "format_version": 1,
@@ -97,6 +97,7 @@ def lineage(training: Training) -> dict[str, Any]:
         "base": _base_digests(job),
         "plan": training.plan.digest,
         "steps": training.plan.steps,
+        "published_step": published_step,
         "seed": job.seed,
         "rows": sum(file.rows for file in files if file.repeats),
         "rows_with_repeats": len(training.rows.lengths),
