@@ -1,0 +1,102 @@
+"""What the jobs run is a command that `psi` has, on a recipe that loads; and, slowly, it does what it is there for."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from cluster.check import check_recipe
+from cluster.cli import app
+from cluster.recipe import load_recipe, load_tasks
+from tests.k8s.manifests import OVERLAYS, ROOT, Manifest, find, of_kind, ray_pods, read
+
+FOLDER = "/etc/psi"
+MODEL = {"model_type": "qwen2", "max_position_embeddings": 32768, "hidden_size": 896, "vocab_size": 151936}
+
+
+def write_recipe(manifests: list[Manifest], folder: Path) -> None:
+    """The files of the recipe's config map, with the image's, the models' and the runs' folders found below others."""
+    found = next(each for each in of_kind(manifests, "ConfigMap") if "recipe.toml" in each["data"])
+    places = {'"/opt/psi/': f'"{ROOT}/', '"/models/': f'"{folder}/models/', '"/runs/': f'"{folder}/runs/'}
+    for name, text in found["data"].items():
+        for path, place in places.items():
+            text = text.replace(path, place)
+        (folder / name).write_text(text)
+
+
+def write_models(manifests: list[Manifest], folder: Path) -> None:
+    """What the download job leaves behind, as far as a recipe looks at it."""
+    pod = find(manifests, "Job", "psi-models")["spec"]["template"]["spec"]
+    words = [word for container in pod["initContainers"] for word in container["command"]]
+    for place in (word.partition("=")[2] for word in words if word.startswith("--local-dir=")):
+        path = folder / Path(place).relative_to("/")
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(MODEL))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("job", ["psi-generate", "psi-train"])
+def test_every_entrypoint_is_a_command_on_the_mounted_recipe(overlay: str, job: str) -> None:
+    manifests = read(overlay)
+    program, command, *arguments = shlex.split(find(manifests, "RayJob", job)["spec"]["entrypoint"])
+    assert program == "psi"
+    parsed = typer.main.get_command(app).commands[command].make_context(command, arguments)  # pyright: ignore
+    recipe = parsed.params["recipe"]
+    assert str(recipe.parent) == FOLDER
+    for pod in ray_pods([find(manifests, "RayJob", job)]):
+        name = pod.volume_at(FOLDER)["configMap"]["name"]
+        assert recipe.name in find(manifests, "ConfigMap", name)["data"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_recipe_loads_with_its_data_and_joins_the_cluster(overlay: str, tmp_path: Path) -> None:
+    manifests = read(overlay)
+    write_recipe(manifests, tmp_path)
+    if overlay == "cpu-smoke":
+        assert check_recipe(tmp_path / "recipe.toml", []).startswith(f"{tmp_path}/recipe.toml: no mistakes")
+    else:
+        write_models(manifests, tmp_path)
+    loaded = load_recipe(tmp_path / "recipe.toml")
+    assert all(task.seeds for task in load_tasks(loaded))
+    assert loaded.recipe.cluster.address == "auto"
+    assert loaded.recipe.run.output.startswith(f"{tmp_path}/runs/")
+
+
+@pytest.mark.slow
+def test_both_jobs_of_the_smoke_overlay_run_and_the_second_waits_for_the_first(tmp_path: Path) -> None:
+    """A head without CPUs and one worker, as the overlay has them; training is started first, and waits for the dataset."""
+    from ray.cluster_utils import Cluster
+
+    manifests = read("cpu-smoke")
+    write_recipe(manifests, tmp_path)
+    commands = {
+        job["metadata"]["name"]: shlex.split(job["spec"]["entrypoint"].replace(FOLDER, str(tmp_path)))
+        for job in of_kind(manifests, "RayJob")
+    }
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+    try:
+        cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
+
+        def start(name: str) -> subprocess.Popen[bytes]:
+            words = [str(Path(sys.executable).with_name(commands[name][0])), *commands[name][1:]]
+            with (tmp_path / f"{name}.log").open("wb") as log:
+                return subprocess.Popen(words, env=environment, stderr=log)
+
+        training = start("psi-train")
+        time.sleep(5.0)
+        assert training.poll() is None
+        codes = start("psi-generate").wait(), training.wait()
+    finally:
+        cluster.shutdown()
+    said = {name: (tmp_path / f"{name}.log").read_text() for name in commands}
+    assert codes == (0, 0), said
+    assert "to be sealed by `psi generate`" in said["psi-train"]
+    assert (tmp_path / "runs/smoke/models/round-0/model.safetensors").is_file()

@@ -1,0 +1,37 @@
+"""The committed renderings are what the overlays make."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.k8s.manifests import K8S, OVERLAYS, RENDERED, ROOT
+
+TOOLS = (["kustomize", "build"], ["kubectl", "kustomize"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_committed_rendering_is_what_the_overlay_makes(overlay: str) -> None:
+    tool = next((words for words in TOOLS if shutil.which(words[0])), None)
+    if tool is None:
+        pytest.skip("neither kustomize nor kubectl is installed")
+    made = subprocess.run([*tool, str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=True).stdout
+    assert made == (RENDERED / f"{overlay}.yaml").read_text(), (
+        f"kubectl kustomize k8s/overlays/{overlay} > k8s/rendered/{overlay}.yaml"
+    )
+
+
+def test_every_overlay_has_a_rendering_and_every_component_is_in_one() -> None:
+    assert sorted(path.stem for path in RENDERED.glob("*.yaml")) == OVERLAYS
+    used = "".join(path.read_text() for path in (K8S / "overlays").rglob("kustomization.yaml"))
+    assert [path.name for path in (K8S / "components").iterdir() if f"components/{path.name}" not in used] == []
+
+
+def test_what_the_page_names_is_there() -> None:
+    page = (K8S / "README.md").read_text()
+    assert page.count("\n") <= 120
+    named = {path.rstrip("/.") for path in re.findall(r"k8s/[A-Za-z0-9_./-]+", page)}
+    assert named
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    assert [overlay for overlay in OVERLAYS if f"`{overlay}`" not in page] == []
