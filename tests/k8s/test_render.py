@@ -31,7 +31,7 @@ def test_every_overlay_has_a_rendering_and_every_component_is_in_one() -> None:
 def test_what_the_page_names_is_there() -> None:
     page = (K8S / "README.md").read_text()
     assert page.count("\n") <= 120
-    named = {path.rstrip("/.") for path in re.findall(r"k8s/[A-Za-z0-9_./-]+", page)}
+    named = {path.rstrip("/.") for path in re.findall(r"(?:tests/)?k8s/[A-Za-z0-9_./-]+", page)}
     assert named
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
     assert [overlay for overlay in OVERLAYS if f"`{overlay}`" not in page] == []
