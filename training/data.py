@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.plan import Bin
+from training.packing import Ints
 from training.token_rows import TokenRows
 
 IGNORED = -100
@@ -32,7 +32,7 @@ class Batch:
         return Batch(self.input_ids.to(device), self.position_ids.to(device), self.targets.to(device))
 
 
-def make_batch(bins: Sequence[Bin], rows: TokenRows, pad_id: int, *, flat: bool) -> Batch:
+def make_batch(bins: Sequence[Ints], rows: TokenRows, pad_id: int, *, flat: bool) -> Batch:
     """Lay the documents of each bin one after the other, and pad to the longest bin.
 
     Args:

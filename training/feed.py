@@ -7,8 +7,8 @@ from types import TracebackType
 
 import numpy as np
 
+from training.balance import share_bins
 from training.data import Batch, make_batch
-from training.plan import share_bins
 from training.start import Training
 
 
@@ -69,7 +69,7 @@ def step_data(training: Training, step: int) -> StepData:
     """Read and lay out this rank's part of a step."""
     config, ranks, rows = training.job.config, training.ranks, training.rows
     work = training.plan.step(step)
-    shares = share_bins(work.bins, ranks.rank, ranks.world, config.rows_per_micro_batch)
+    shares = share_bins(work.bins, rows.lengths, ranks.rank, ranks.world, config.rows_per_micro_batch)
     flat = config.attention == "flash_attention_2"
     documents = np.concatenate(work.bins)
     mine = np.concatenate([rows_of_bin for bins in shares for rows_of_bin in bins])

@@ -8,11 +8,11 @@ import torch
 from torch import distributed
 
 from generation.errors import TrainingError
+from training.balance import share_bins
 from training.checkpoint import best_checkpoint, read_marker
 from training.data import make_batch
 from training.loss import summed_loss
 from training.packing import pack
-from training.plan import share_bins
 from training.resume import find_damage, load_checkpoint
 from training.start import Training
 from training.token_rows import TokenRows
@@ -67,11 +67,10 @@ def load_published(training: Training) -> int:
 
 def _mean_loss(training: Training, rows: TokenRows) -> float:
     config, ranks = training.job.config, training.ranks
-    packed = pack(range(len(rows.lengths)), rows.lengths.tolist(), config.max_tokens)
-    bins = [np.array(members, np.int64) for members in packed]
+    bins = list(pack(np.arange(len(rows.lengths)), rows.lengths, config.max_tokens))
     flat = config.attention == "flash_attention_2"
     total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    for share in share_bins(bins, ranks.rank, ranks.world, config.rows_per_micro_batch):
+    for share in share_bins(bins, rows.lengths, ranks.rank, ranks.world, config.rows_per_micro_batch):
         batch = make_batch(share, rows, training.encoder.pad_id, flat=flat)
         total += summed_loss(training.engine, batch.to(ranks.device)).double()
     distributed.all_reduce(total)

@@ -6,17 +6,14 @@ So the position of a job in its data is one integer, and a job that is resumed o
 import hashlib
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.config import TrainingConfig
-from training.packing import pack
-
-Bin = NDArray[np.int64]
-"""Row indices that are packed into one row of tokens; an empty one is padding with no weight."""
+from training.packing import Bins, Ints, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +22,28 @@ class Step:
 
     Attributes:
         epoch: From 0.
-        bins: What is trained on, over all ranks.
+        bins: What is trained on, over all ranks: the row indices of each packed row.
     """
 
     epoch: int
-    bins: tuple[Bin, ...]
+    bins: tuple[Ints, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PackPlan:
-    """The whole job's order.
+    """The whole job's order. In memory is one epoch, 4 bytes a row; another one is packed again when a step of it is asked for.
 
     Attributes:
         digest: Changes whenever a batch would.
         rows_per_step: Bins of an optimizer step; the last step of an epoch may hold fewer.
-        epochs: Each epoch's bins.
         first_steps: The step that each epoch starts with, and at the end the number of steps.
+        epoch_bins: The bins of an epoch, in order.
     """
 
     digest: str
     rows_per_step: int
-    epochs: tuple[tuple[Bin, ...], ...]
     first_steps: tuple[int, ...]
+    epoch_bins: Callable[[int], Bins]
 
     @property
     def steps(self) -> int:
@@ -55,16 +52,18 @@ class PackPlan:
 
     def epoch_of(self, index: int) -> int:
         """The epoch of an optimizer step; of the end, the last one."""
-        return min(bisect_right(self.first_steps, index), len(self.epochs)) - 1
+        return min(bisect_right(self.first_steps, index), len(self.first_steps) - 1) - 1
 
     def step(self, index: int) -> Step:
         """The bins of one optimizer step, counted from 0 over all epochs."""
         epoch = self.epoch_of(index)
+        bins = self.epoch_bins(epoch)
         start = (index - self.first_steps[epoch]) * self.rows_per_step
-        return Step(epoch, self.epochs[epoch][start : start + self.rows_per_step])
+        end = min(start + self.rows_per_step, len(bins))
+        return Step(epoch, tuple(bins[place] for place in range(start, end)))
 
 
-def make_plan(lengths: Sequence[int], config: TrainingConfig, seed: int, content: str) -> PackPlan:
+def make_plan(lengths: Ints, config: TrainingConfig, seed: int, content: str) -> PackPlan:
     """Plan a job.
 
     Args:
@@ -73,41 +72,21 @@ def make_plan(lengths: Sequence[int], config: TrainingConfig, seed: int, content
         seed: Together with the epoch it decides the order.
         content: Digest of what the rows hold and how they are trained on; part of the plan's digest.
     """
-    epochs: list[tuple[Bin, ...]] = []
+    epoch_bins = lru_cache(maxsize=1)(partial(_epoch_bins, lengths, config.max_tokens, seed))
+    state = hashlib.blake2b(f"{content} {config.rows_per_step}".encode(), digest_size=16)
     first_steps = [0]
     for epoch in range(math.ceil(config.epochs)):
-        bins = _epoch_bins(lengths, config.max_tokens, seed, epoch)
+        bins = epoch_bins(epoch)
         share = min(1.0, config.epochs - epoch)
         last = first_steps[-1] + math.ceil(share * len(bins) / config.rows_per_step)
-        epochs.append(bins)
         first_steps.append(min(last, config.max_steps or last))
+        state.update(f"{first_steps[-1]}".encode() + bins.rows.tobytes() + bins.offsets.tobytes())
         if first_steps[-1] == config.max_steps:
             break
-    digest = _plan_digest(epochs, first_steps, config.rows_per_step, content)
-    return PackPlan(digest, config.rows_per_step, tuple(epochs), tuple(first_steps))
+    return PackPlan(state.hexdigest(), config.rows_per_step, tuple(first_steps), epoch_bins)
 
 
-def share_bins(bins: Sequence[Bin], rank: int, world: int, rows_per_micro_batch: int) -> list[list[Bin]]:
-    """One rank's micro-batches of a step.
-
-    Every rank gets equally many of equal size, because ZeRO communicates in each of them; empty bins fill the last ones up.
-    """
-    micro_batches = math.ceil(len(bins) / (world * rows_per_micro_batch))
-    mine = list(bins[rank::world])
-    mine += [np.empty(0, np.int64)] * (micro_batches * rows_per_micro_batch - len(mine))
-    return [mine[start : start + rows_per_micro_batch] for start in range(0, len(mine), rows_per_micro_batch)]
-
-
-def _epoch_bins(lengths: Sequence[int], capacity: int, seed: int, epoch: int) -> tuple[Bin, ...]:
+def _epoch_bins(lengths: Ints, capacity: int, seed: int, epoch: int) -> Bins:
     rng = np.random.default_rng([seed, epoch])
-    order: list[int] = rng.permutation(len(lengths)).tolist()
-    bins = list(pack(order, lengths, capacity))
-    return tuple(np.array(bins[index], np.int64) for index in rng.permutation(len(bins)))
-
-
-def _plan_digest(epochs: list[tuple[Bin, ...]], first_steps: list[int], rows_per_step: int, content: str) -> str:
-    state = hashlib.blake2b(f"{content} {first_steps} {rows_per_step}".encode(), digest_size=16)
-    for bins in epochs:
-        for rows in bins:
-            state.update(len(rows).to_bytes(4, "little") + rows.tobytes())
-    return state.hexdigest()
+    bins = pack(rng.permutation(len(lengths)), lengths, capacity)
+    return bins.arranged(rng.permutation(len(bins)))

@@ -1,6 +1,6 @@
 """The rows of a job: token files mapped into memory, what of them is trained on, and what is held out. Nothing is copied but numbers.
 
-In memory are 16 bytes a row (its place, its lengths) and 8 more while files are opened; tokens stay on disk until a batch needs them.
+In memory are 20 bytes a row (its lengths in the files, and its place and lengths in the job); tokens stay on disk until a batch needs them.
 """
 
 from bisect import bisect_right
@@ -15,9 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from generation.errors import TrainingError
+from training.packing import Ints
 from training.prepare import TokenFile
-
-Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)

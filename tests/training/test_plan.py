@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import TrainingConfig
-from training.plan import make_plan, share_bins
+from training.plan import make_plan
 from training.schedule import learning_rate
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=120)
@@ -17,42 +17,49 @@ def config(**settings):
 
 
 def members(bins):
-    return sorted(tuple(rows.tolist()) for rows in bins if len(rows))
+    return sorted(tuple(rows.tolist()) for rows in bins)
 
 
-@given(LENGTHS, st.integers(1, 5), st.integers(1, 3))
-def test_any_number_of_ranks_trains_on_the_same_bins_in_equally_many_micro_batches(lengths, world, rows):
-    plan = make_plan(lengths, config(rows_per_micro_batch=rows), 0, "")
-    for index in range(plan.steps):
-        bins = plan.step(index).bins
-        shares = [share_bins(bins, rank, world, rows) for rank in range(world)]
-        assert members(rows for share in shares for batch in share for rows in batch) == members(bins)
-        assert len({len(share) for share in shares}) == 1
-        assert all(len(batch) == rows for share in shares for batch in share)
+def plan_of(lengths, seed=0, content="", **settings):
+    return make_plan(np.array(lengths, np.int32), config(**settings), seed, content)
 
 
 @given(LENGTHS)
 def test_each_epoch_trains_on_every_row_once(lengths):
-    plan = make_plan(lengths, config(), 3, "")
+    plan = plan_of(lengths, 3)
     steps = [plan.step(index) for index in range(plan.steps)]
     for epoch in (0, 1):
         rows = np.concatenate([rows for step in steps if step.epoch == epoch for rows in step.bins])
         assert sorted(rows.tolist()) == list(range(len(lengths)))
 
 
+@given(LENGTHS, st.integers(1, 5), st.integers(0, 9))
+def test_a_step_follows_from_the_plan_and_its_number_alone(lengths, rows_per_step, start):
+    plan, again = (plan_of(lengths, rows_per_step=rows_per_step, epochs=3) for _ in range(2))
+    steps = [(step.epoch, [rows.tolist() for rows in step.bins]) for step in map(plan.step, range(plan.steps))]
+    for index in [
+        *range(start, plan.steps),
+        *reversed(range(plan.steps)),
+    ]:  # as a resumed job asks, and against the order of epochs
+        step = again.step(index)
+        assert (step.epoch, [rows.tolist() for rows in step.bins]) == steps[index]
+
+
 def test_epochs_and_seeds_differ_and_the_same_ones_repeat():
     lengths = list(range(1, 65)) * 3
-    first, again, other = (make_plan(lengths, config(), seed, "") for seed in (0, 0, 1))
+    first, again, other = (plan_of(lengths, seed) for seed in (0, 0, 1))
     assert first.digest == again.digest != other.digest
-    assert first.digest != make_plan(lengths, config(), 0, "other rows").digest
-    assert members(first.epochs[0]) != members(first.epochs[1])
+    assert first.digest != plan_of(lengths, content="other rows").digest
+    assert first.digest != plan_of(lengths, rows_per_step=5).digest
+    assert first.digest != plan_of([*lengths[1:], 1]).digest
+    assert members(first.epoch_bins(0)) != members(first.epoch_bins(1))
 
 
 @pytest.mark.parametrize(
     ("settings", "steps"), [({"epochs": 0.5}, 5), ({"epochs": 1.5}, 15), ({"max_steps": 7}, 7), ({"max_steps": 13}, 13)]
 )
 def test_fractions_of_epochs_and_max_steps_cut_the_plan(settings, steps):
-    plan = make_plan([64] * 40, config(**settings), 0, "")
+    plan = plan_of([64] * 40, **settings)
     assert plan.steps == steps
     assert plan.epoch_of(steps) == (0 if steps < 10 else 1)
 
