@@ -13,7 +13,7 @@ NOT_MEASURED = "not measured"
 WIDTH = 79
 """Columns of a progress line: the 80th would wrap the cursor on many terminals."""
 
-LEAST_FIRST = ("accepted", "rate", "eta", "replicas", "trouble", "tokens", "done")
+LEAST_FIRST = ("accepted", "rate", "eta", "replicas", "trouble", "tokens", "note", "done")
 """What a line that is too long loses, one after the other."""
 
 WORTH_A_WORD = 0.05
@@ -37,6 +37,7 @@ class Counters:
         replicas: Replicas at work.
         wanted: Replicas that there should be.
         spent: Where the time of all replicas went so far.
+        note: What else there is to say, such as `loss 0.412`.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class Counters:
     replicas: int | None = None
     wanted: int | None = None
     spent: Spent | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,6 @@ class ProgressLine:
 
 def rates(history: Sequence[tuple[float, Counters]]) -> Rates:
     """Speed between the first and the last of some (seconds, counters) of one stage."""
-    if len(history) < 2:
-        return Rates()
     (start, first), (end, last) = history[0], history[-1]
     if end <= start:
         return Rates()
@@ -150,6 +150,7 @@ def format_line(counters: Counters, speed: Rates, width: int = WIDTH) -> str:
     texts = {
         "stage": _printable(counters.stage),
         "done": f"{counters.done:,}{target} {counters.noun}",
+        "note": counters.note,
         "accepted": f"{100 * counters.done / counters.tried:.1f} % accepted" if counters.tried else "",
         "tokens": "" if speed.tokens_per_second is None else f"{speed.tokens_per_second:,.0f} tokens/s",
         "rate": f"{speed.done_per_second:,.1f} {counters.noun}/s" if speed.done_per_second else "",

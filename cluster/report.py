@@ -16,12 +16,12 @@ from cluster.report_plots import (
     accuracy_picture,
     color,
     contrast_picture,
-    loss_picture,
     throughput_picture,
     yield_picture,
 )
 from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES
 from cluster.report_time_picture import time_picture
+from cluster.report_training_picture import training_picture
 from generation.arms import arm_spec
 from generation.storage import Store
 
@@ -35,6 +35,7 @@ UNITS = {
     "cached": "tokens",
     "ci95": "share of 1",
     "counted_prefix_hit_share": "share of 1",
+    "data_wait": "share of 1",
     "difference": "share of 1",
     "files": "files",
     "final_loss": "nats per supervised token",
@@ -42,28 +43,35 @@ UNITS = {
     "generated": "tokens",
     "generated_tokens_per_second": "tokens/s",
     "gpu_hours": "GPU-hours",
+    "held_out_loss": "nats per supervised token",
     "ideal": "share of 1",
     "items": "evaluation items",
     "kv_use": "share of 1",
     "label_accuracy": "share of 1",
     "loss": "nats per supervised token",
+    "mfu": "share of 1",
     "p": "probability",
+    "padding": "share of 1",
     "p_holm": "probability",
     "preemptions": "requests",
     "prefix_hit_share": "share of 1",
     "probes": "seeds or drafts",
     "prompt": "tokens",
+    "published_step": "optimizer steps",
     "requests": "requests",
     "restarts": "restarts",
     "seconds": "s",
     "seed": "seed",
+    "share": "share of 1",
     "solve_accuracy": "share of 1",
     "stage_seconds": "s",
     "step": "optimizer steps",
     "steps": "optimizer steps",
+    "supervised": "share of 1",
     "supervised_tokens": "tokens",
     "support": "seeds",
     "tokens": "tokens",
+    "tokens_per_second": "tokens/s",
     "utility": "standard deviations",
     "value": "difference of shares",
 }
@@ -110,7 +118,7 @@ PICTURES = {
     "yield": (yield_picture, "yield"),
     "throughput": (throughput_picture, "throughput"),
     "time": (time_picture, "time"),
-    "loss": (loss_picture, "training"),
+    "training": (training_picture, "training"),
 }
 
 

@@ -1,16 +1,17 @@
 """The numbers of a report, made from a run's files. A number whose file is not there is None."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from cluster.energy_report import energy_of
 from cluster.private_sends import read_private_sends
-from cluster.report_files import RunFiles, moment, number, read_metrics, read_object, total
+from cluster.report_files import RunFiles, moment, number, read_object, total
 from cluster.report_principles import principles_section
 from cluster.report_time import read_time
 from cluster.report_tokens import read_tokens
+from cluster.report_training import read_training
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.dataset_seal import newest_seal
@@ -27,7 +28,7 @@ def gather(files: RunFiles) -> dict[str, Any]:
         "dataset": {arm: _dataset(files.folder(arm)) for arm in trained},
         "yield": {arm: read_yield(files.metrics[arm], files.summaries[arm]) for arm in generating},
         "principles": principles_section(files.run),
-        "training": {arm: _training(files, arm) for arm in trained},
+        "training": {arm: read_training(files, arm) for arm in trained},
         "tokens": read_tokens(files),
         "privacy": read_private_sends(files),
         "throughput": {arm: generation_speed(files.metrics[arm]) for arm in generating},
@@ -85,29 +86,6 @@ def _dataset(folder: Store) -> dict[str, Any]:
             rows += pq.read_metadata(stream).num_rows
             stored += stream.size()
     return {"rows": rows, "files": len(names), "bytes": stored}
-
-
-def _training(files: RunFiles, arm: str) -> dict[str, Any]:
-    """From the line of each optimizer step; a step that was done again after a restart counts once."""
-    lines = read_metrics(files.folder(arm), "metrics/training.jsonl")
-    steps = {line["step"]: line for line in lines if number(line, "step") is not None}
-    curve = [steps[step] for step in sorted(steps)]
-    sums = {key: _sum(number(line, key) for line in curve) for key in ("tokens", "supervised_tokens", "seconds")}
-    losses = [number(line, "loss") for line in curve]
-    return {
-        "steps": len(curve) or None,
-        **sums,
-        "final_loss": losses[-1] if losses else None,
-        "restarts": number(files.stages.get(f"train-{arm}", {}), "restarts"),
-        "series": {"step": [line["step"] for line in curve], "loss": losses},
-    }
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    """None where there is nothing to add or a part is not known: a part of a sum is no sum."""
-    known = list(values)
-    parts = [value for value in known if value is not None]
-    return round(sum(parts), 6) if parts and len(parts) == len(known) else None
 
 
 def _stage(facts: Mapping[str, Any]) -> dict[str, Any]:

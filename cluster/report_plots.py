@@ -177,7 +177,7 @@ def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
         speed_axis.set_title("generated tokens/s")
         rows_axis.set_title("accepted rows")
         for axis in (speed_axis, rows_axis):
-            _lines_panel(axis, "seconds of generation")
+            lines_panel(axis, "seconds of generation")
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
         _legend_beside(rows_axis)
@@ -185,26 +185,8 @@ def throughput_picture(speeds: Mapping[str, Mapping[str, Any]]) -> str | None:
     return svg("throughput", draw, height=2.3)
 
 
-def loss_picture(training: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Training loss by step."""
-    series = {arm: facts["series"] for arm, facts in training.items() if facts["series"]["step"]}
-    if not series:
-        return None
-
-    def draw(figure: Figure) -> None:
-        axis = figure.subplots()
-        for arm, columns in series.items():
-            losses = [float("nan") if loss is None else loss for loss in columns["loss"]]
-            axis.plot(columns["step"], losses, color=color(arm), label=arm)
-        axis.set_title("training loss per answer token, nats")
-        _lines_panel(axis, "optimizer step")
-        axis.set_ylim(bottom=0)
-        _legend_beside(axis)
-
-    return svg("loss", draw, height=2.3)
-
-
-def _lines_panel(axis: Axes, label: str) -> None:
+def lines_panel(axis: Axes, label: str) -> None:
+    """The look of a panel of lines: few ticks, numbers as they are."""
     axis.set_xlabel(label)
     axis.grid(axis="y")
     axis.spines["left"].set_visible(False)

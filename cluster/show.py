@@ -1,5 +1,6 @@
 """`psi show`: a look into a run folder, whatever is there of it. Reads nothing but the folder."""
 
+import math
 import random
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from cluster.progress import NOT_MEASURED, duration
 from cluster.report_files import RunFiles, arm_folder, open_run
 from cluster.report_principles import DRAFT_ESTIMATES, SOLVE_ESTIMATES, estimates_of, reasons
 from cluster.report_time import read_time
+from cluster.report_training import read_training
 from cluster.report_yield import generation_speed, read_yield
 from generation.dataset import DATASET_FOLDER
 from generation.manifest import replay
@@ -52,6 +54,7 @@ def show_run(uri: str, rows: int = 5, seed: int = 0) -> str:
             _rejections(files, arm),
             _throughput(files, arm),
             _time(files, arm),
+            _training(files, arm),
         ]
     parts.append(_energy(files.run))
     return "\n\n".join(parts)
@@ -189,6 +192,20 @@ def _time(files: RunFiles, arm: str) -> str:
     hits = f"; prefix hits {100 * found['prefix_hit_share']:.0f} %" if found["prefix_hit_share"] is not None else ""
     lines.append(f"  {speeds}{hits}; of the roofline {limit if isinstance(limit, str) else f'{100 * limit:.0f} %'}")
     return _section(f"time of the replicas: {duration(whole)}", lines)
+
+
+def _training(files: RunFiles, arm: str) -> str:
+    found = read_training(files, arm)
+    if not found["steps"]:
+        return _section("training", [])
+    losses = {source: each["held_out_loss"] for source, each in found["sources"].items() if "held_out_loss" in each}
+    held_out = ", ".join(f"{source} {loss:.3f}" for source, loss in losses.items() if loss is not None)
+    lines = [f"  loss {found['final_loss'] or math.nan:.3f} at the end; held out: {held_out or NOT_MEASURED}"]
+    if found["tokens_per_second"] is not None:
+        shares = {"supervised": "supervised", "padding": "padding", "data_wait": "waiting for data"}
+        parts = [f"{100 * found[name]:.1f} % {words}" for name, words in shares.items() if found[name] is not None]
+        lines.append(f"  {found['tokens_per_second']:,.0f} tokens/s; {', '.join(parts)}")
+    return _section(f"training: {found['steps']:,} steps", lines)
 
 
 def _energy(store: Store) -> str:

@@ -92,7 +92,9 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
             summary = run_training(job)
         run.energy.add_processes(stage, energy_folder(job))
         publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
-        facts |= {"dataset": dataset.digest, "model": output, **summary}
+        lineage = store.read_json(f"{output}/{LINEAGE}")
+        made = {"published_step": lineage["published_step"], "mix": lineage["mix"]}
+        facts |= {"dataset": dataset.digest, "model": output, **summary, **made}
         _keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
 
 
@@ -100,7 +102,8 @@ def _keep_metrics(store: Store, metrics: Path, name: str) -> None:
     """Copy what a job has noted of its steps into the run: the lines, and TensorBoard's files of them."""
     store.replace(f"metrics/{name}.jsonl", metrics.read_bytes())
     for file in (metrics.parent / "tensorboard").iterdir():
-        store.replace(f"metrics/tensorboard/{name}/{file.name}", file.read_bytes())
+        # A folder of its own for each dataset: TensorBoard takes all files of a folder for one job.
+        store.replace(f"metrics/tensorboard/{name}-{metrics.parent.name}/{file.name}", file.read_bytes())
 
 
 def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:
@@ -131,7 +134,8 @@ def _training_shown(run: OpenRun, arm: str, metrics: Path) -> Generator[None]:
     def show() -> None:
         lines = read_metrics(Store(str(metrics.parent)), metrics.name)
         tokens = sum(int(line.get("tokens", 0)) for line in lines)
-        run.line.show(replace(counters, done=len(lines), tokens=tokens))
+        note = f"loss {lines[-1]['loss']:.3f}" if lines else ""
+        run.line.show(replace(counters, done=len(lines), tokens=tokens, note=note))
 
     run.line.show(counters)
     with repeating(show, METRICS_POLL_SECONDS, "training-progress"):

