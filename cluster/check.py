@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.estimate import ASSUMED_YIELD, Work, estimate, training_bytes_per_rank
+from cluster.estimate import ASSUMED_YIELD, Work, estimate
 from cluster.prompt_lengths import prompts_too_long
 from cluster.recipe import LoadedRecipe, Recipe, load_recipe, load_tasks
+from cluster.training_memory import activation_bytes, model_shape, training_memory
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.engines.device import H100, H200, this_machine
 from generation.engines.model_facts import ModelFacts, model_facts
@@ -22,6 +23,8 @@ MAX_LABELS_SHOWN = 8
 MIN_SEEDS = 12
 """With fewer, a principle is tried on no more than two or three examples."""
 REFERENCE_TOKENS_PER_SECOND = 1000
+ADAPTER_LEARNING_RATE = 5e-5
+"""With less, adapters are likely to be trained at the rate of a whole model."""
 _KEY = 14
 
 
@@ -162,11 +165,28 @@ def _work_lines(recipe: Recipe, work: Work, small: ModelFacts | None) -> list[st
                            f"{training.ranks} {'rank' if training.ranks == 1 else 'ranks'}"),
     ]  # fmt: skip
     if small and small.parameters:
-        held = training_bytes_per_rank(small.parameters, training.ranks, training.zero_stage)
-        lines += _line("", f"memory per rank: {human(held, 'B')} and activations (ZeRO stage {training.zero_stage})")
+        lines += _line("", _memory_text(recipe, small.parameters))
     if recipe.needs_large:
         lines += _line("large model", f"at most {human(recipe.principles.large_token_budget)} tokens, once")
     return lines
+
+
+def _memory_text(recipe: Recipe, parameters: int) -> str:
+    training, engine = recipe.training, recipe.pools.small.engine
+    shape = model_shape(engine.model) if isinstance(engine, VllmEngine) else None
+    held = training_memory(training, parameters, shape)
+    names = ("weights", "gradients", "optimizer", "buffers", "logits", "activations")
+    parts = [f"{name} {human(getattr(held, name), 'B')}" for name in names if getattr(held, name)]
+    text = f"memory per rank: ~{human(held.device, 'B')} ({', '.join(parts)}; ZeRO stage {training.zero_stage})"
+    if held.host:
+        text += f", and {human(held.host, 'B')} of the host's"
+    if shape is None:
+        return f"{text}, and activations"
+    other = training.model_copy(update={"gradient_checkpointing": not training.gradient_checkpointing})
+    instead = human(activation_bytes(other, shape), "B")
+    return (
+        f"{text}; activations {'with' if other.gradient_checkpointing else 'without'} gradient checkpointing: {instead}"
+    )
 
 
 def _warnings(recipe: Recipe, tasks: Sequence[Task], models: dict[str, ModelFacts]) -> list[str]:
@@ -187,6 +207,17 @@ def _warnings(recipe: Recipe, tasks: Sequence[Task], models: dict[str, ModelFact
             )
     for name, pool in _pools(recipe).items():
         found += _pool_warnings(name, pool, name in models and models[name].exact)
+    found += _training_warnings(recipe)
+    return found
+
+
+def _training_warnings(recipe: Recipe) -> list[str]:
+    found: list[str] = []
+    if recipe.training.lora and recipe.training.learning_rate < ADAPTER_LEARNING_RATE:
+        found.append(
+            f"training.learning_rate: {recipe.training.learning_rate:g} is little for adapters; they learn well with ten times what a "
+            "whole model takes, from 1e-4 on"
+        )
     if not isinstance(recipe.pools.small.engine, VllmEngine):
         found.append("pools.small: its weights are not here, so generation is possible, training is not")
     return found

@@ -78,18 +78,6 @@ def estimate(recipe: Recipe, tasks: Sequence[Task]) -> Work:
     )
 
 
-def training_bytes_per_rank(parameters: int, ranks: int, zero_stage: int) -> int:
-    """Weights, gradients and Adam state of mixed precision, without activations.
-
-    Source:
-        Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1: 2 + 2 + 12 bytes a parameter, sharded stage by stage.
-    """
-    weights = 2 / (ranks if zero_stage >= 3 else 1)
-    gradients = 2 / (ranks if zero_stage >= 2 else 1)
-    optimizer = 12 / (ranks if zero_stage >= 1 else 1)
-    return round(parameters * (weights + gradients + optimizer))
-
-
 def _prefix_tokens(recipe: Recipe) -> float:
     tokens = recipe.principles.prefix_token_budget + TEMPLATE_TOKENS
     engine = recipe.pools.small.engine

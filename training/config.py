@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Count = Annotated[int, Field(ge=1)]
 
+REDUCE_BUCKET = 500_000_000
+"""Numbers in the buffer for gradients on their way, where the user's `zero_optimization.reduce_bucket_size` does not say; a smaller
+model has a smaller one."""
 OWNED_DEEPSPEED_KEYS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 
 from generation.errors import TrainingError
-from training.config import TrainingConfig
+from training.config import REDUCE_BUCKET, TrainingConfig
 from training.ranks import Ranks
 
 _BETAS = (0.9, 0.95)
@@ -22,10 +22,10 @@ def start_engine(model: Any, config: TrainingConfig, ranks: Ranks) -> Any:
     if ranks.device.type == "cpu":
         # Without this DeepSpeed compiles a shared-memory collective at every first start, and crashes where there is no compiler.
         cast(Any, deepspeed.ops).__compatible_ops__ = {}
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    settings = deepspeed_config(config, ranks.world, trained)
     try:
-        engine, *_ = deepspeed.initialize(
-            model=model, optimizer=_make_optimizer(model, config), config=deepspeed_config(config, ranks.world)
-        )
+        engine, *_ = deepspeed.initialize(model=model, optimizer=_make_optimizer(model, config), config=settings)
     except (ValueError, AssertionError) as error:
         raise TrainingError(f"DeepSpeed refuses training.deepspeed = {config.deepspeed}: {error}") from error
     return engine
@@ -41,12 +41,18 @@ def _make_optimizer(model: Any, config: TrainingConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=_BETAS, fused=True)
 
 
-def deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:
+def deepspeed_config(config: TrainingConfig, world: int, trained: int) -> dict[str, Any]:
     """The whole DeepSpeed JSON: the user's keys, and ours, which `TrainingConfig` keeps apart.
 
     Gradients are summed over micro-batches until `step`, so that the number of micro-batches does not scale them.
+
+    Args:
+        config: Of the job.
+        world: Number of ranks.
+        trained: Numbers that are trained: DeepSpeed allocates its whole bucket, 2 GB in float32, for a few adapters too.
     """
     theirs = config.deepspeed
+    zero = {"reduce_bucket_size": min(REDUCE_BUCKET, trained), **theirs.get("zero_optimization", {})}
     ours: dict[str, Any] = {
         "train_batch_size": config.rows_per_micro_batch * world,
         "train_micro_batch_size_per_gpu": config.rows_per_micro_batch,
@@ -54,7 +60,7 @@ def deepspeed_config(config: TrainingConfig, world: int) -> dict[str, Any]:
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.clip_norm or 0.0,
         "bf16": {"enabled": config.precision == "bfloat16"},
-        "zero_optimization": {**theirs.get("zero_optimization", {}), "stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {**zero, "stage": config.zero_stage, "overlap_comm": False},
     }
     defaults = {"steps_per_print": 2**31, "zero_force_ds_cpu_optimizer": False}
     return {**defaults, **theirs, **ours}

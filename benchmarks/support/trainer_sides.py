@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from training.chat import load_encoder
+from training.config import REDUCE_BUCKET
 from training.data import IGNORED
 from training.engine import deepspeed_config
 from training.feed import Feed
@@ -108,7 +109,7 @@ def _model(job: TrainingJob) -> Any:
 
 def _arguments(job: TrainingJob, steps: int) -> dict[str, Any]:
     """What both trainers are told: our optimizer, our DeepSpeed settings, and nothing beside training."""
-    settings = deepspeed_config(job.config, 2)
+    settings = deepspeed_config(job.config, 2, REDUCE_BUCKET)
     theirs = {key: settings[key] for key in ("zero_optimization", "bf16", "gradient_clipping")}
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     return {
@@ -121,7 +122,7 @@ def _arguments(job: TrainingJob, steps: int) -> dict[str, Any]:
         "deepspeed": theirs | dict.fromkeys(sizes, "auto") | {"zero_force_ds_cpu_optimizer": False},
         "use_cpu": True,
         "bf16": False,
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": [],

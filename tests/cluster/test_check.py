@@ -113,6 +113,15 @@ def test_what_may_surprise_is_a_warning(tmp_path: Path) -> None:
     assert "generation is possible, training is not" in text
 
 
+def test_memory_of_a_rank_is_told_in_parts_and_adapters_at_the_rate_of_a_whole_model_are_a_warning() -> None:
+    overrides = ["training.lora.rank=4", "training.learning_rate=1e-5", "training.deepspeed.dump_state=false"]
+    text = " ".join(check_recipe(MINIATURE, overrides).split())
+    assert "optimizer" in text.partition("memory per rank: ~")[2]
+    assert "activations with gradient checkpointing:" in text
+    assert "training.learning_rate: 1e-05 is little for adapters" in text
+    assert "little for adapters" not in check_recipe(MINIATURE, [])
+
+
 def test_parameters_are_counted_from_the_headers() -> None:
     folder = MINIATURE / "models/small"
     facts = model_facts(VllmEngine(model=str(folder), dtype="float32"))

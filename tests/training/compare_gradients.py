@@ -47,7 +47,7 @@ def expected_weights(folder: str, config: TrainingConfig) -> dict[str, torch.Ten
 def stepped_weights(folder: str, config: TrainingConfig, rank: int) -> dict[str, torch.Tensor]:
     model = load_model(folder, config)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    settings = {**deepspeed_config(config, 2), "zero_allow_untested_optimizer": True}
+    settings = {**deepspeed_config(config, 2, 10_000), "zero_allow_untested_optimizer": True}
     engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
     check_model(engine.module, VOCABULARY, config, CPU)
     for batch in make_batches()[rank::2]:

@@ -39,10 +39,12 @@ def test_deepspeed_keys_of_the_user_are_merged_with_ours():
     config = TrainingConfig(
         zero_stage=2, deepspeed={"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True}
     )
-    merged = deepspeed_config(config, 4)
+    merged = deepspeed_config(config, 4, 1000)
     assert merged["dump_state"]
     assert merged["zero_optimization"] == {"reduce_bucket_size": 7, "stage": 2, "overlap_comm": False}
     assert merged["train_batch_size"] == 4
+    assert deepspeed_config(TrainingConfig(), 1, 1000)["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert deepspeed_config(TrainingConfig(), 1, 10**10)["zero_optimization"]["reduce_bucket_size"] == 500_000_000
 
 
 def test_a_job_survives_its_json():
