@@ -1,7 +1,10 @@
 """What KubeRay's operator (v1.7) and Kueue's webhook (v0.19) refuse, and no schema says. One function a rule; each yields what is wrong."""
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -119,6 +122,22 @@ def start_parameters_are_text(job: Manifest) -> Problems:
                 yield f"{name}: rayStartParams.{key} is {value!r}, not text"
 
 
+def start_parameters_are_options(job: Manifest) -> Problems:
+    """Those of `ray start`, as installed here."""
+    for name, group in _groups(job):
+        for key in group.get("rayStartParams", {}):
+            if f'"--{key}"' not in _ray_start():
+                yield f"{name}: `ray start` has no --{key}"
+
+
+@cache
+def _ray_start() -> str:
+    package = importlib.util.find_spec("ray")
+    assert package is not None
+    assert package.origin is not None
+    return (Path(package.origin).parent / "scripts/scripts.py").read_text()
+
+
 def group_settings_of_the_second_autoscaler(job: Manifest) -> Problems:
     for name, group in _groups(job)[1:]:
         for field, since in (("priority", (2, 56)), ("idleTimeoutSeconds", (2, 10))):
@@ -202,6 +221,7 @@ RULES: tuple[Callable[[Manifest], Problems], ...] = (
     resources_are_said_once,
     labels_belong_to_the_group,
     start_parameters_are_text,
+    start_parameters_are_options,
     group_settings_of_the_second_autoscaler,
     pods_of_the_second_autoscaler_are_not_restarted,
     the_autoscaler_is_chosen_by_its_option,

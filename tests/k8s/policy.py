@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.recipe import ClusterConfig
 from tests.k8s.image import ENVIRONMENT, locked
-from tests.k8s.manifests import GPU, Manifest, amount, find, matches, of_kind, pods, ray_pods, recipe_of
+from tests.k8s.manifests import GPU, Manifest, Pod, amount, find, matches, of_kind, pods, ray_pods, recipe_of
 
 Problems = Iterator[str]
 
@@ -143,7 +143,7 @@ def generation_is_elastic_and_training_a_gang(manifests: list[Manifest]) -> Prob
             least, most = group["minReplicas"], group["maxReplicas"]
             if (elastic and least) or (not elastic and not least == group["replicas"] == most):
                 yield f"{name} {group['groupName']}: {least} to {most} replicas"
-    if any(pod.is_head and pod.group["rayStartParams"].get("num-cpus") != "0" for pod in ray_pods(manifests)):  # pyright: ignore
+    if any(pod.is_head and pod.group["rayStartParams"].get("num-cpus") != "0" for pod in ray_pods(manifests)):
         yield "a head offers CPUs, so that work may land on it"
 
 
@@ -179,9 +179,13 @@ def no_secret_is_written_down(manifests: list[Manifest]) -> Problems:
 
 def tokens_of_the_cluster_are_for_the_autoscaler(manifests: list[Manifest]) -> Problems:
     for pod in pods(manifests):
-        scales = pod.is_head and pod.owner["spec"]["rayClusterSpec"].get("enableInTreeAutoscaling", False)
-        if pod.spec.get("automountServiceAccountToken") is not scales:
-            yield f"{pod.name}: automountServiceAccountToken must be {scales}"
+        if pod.spec.get("automountServiceAccountToken") is not _scales(pod):
+            yield f"{pod.name}: automountServiceAccountToken must be {_scales(pod)}"
+
+
+def _scales(pod: Pod) -> bool:
+    """Whether the autoscaler runs beside it."""
+    return pod.is_head and pod.owner["spec"]["rayClusterSpec"].get("enableInTreeAutoscaling", False)
 
 
 def references_resolve(manifests: list[Manifest]) -> Problems:
@@ -222,17 +226,14 @@ def every_pod_is_behind_a_policy(manifests: list[Manifest]) -> Problems:
             yield f"{pod.name}: no NetworkPolicy bounds what it sends or hears"
 
 
-def only_heads_and_downloads_leave_the_run(manifests: list[Manifest]) -> Problems:
+def only_autoscalers_and_downloads_leave_the_run(manifests: list[Manifest]) -> Problems:
     """Egress on other ports than 53 without a named receiver is for the API server and the models' hub alone."""
     for policy in of_kind(manifests, "NetworkPolicy"):
-        selected = [pod for pod in pods(manifests) if matches(policy["spec"]["podSelector"], pod.labels)]
-        opened = {
-            port.get("port") for rule in policy["spec"].get("egress", []) if "to" not in rule
-            for port in rule.get("ports", [{}])
-        }  # fmt: skip
-        workers = [pod.name for pod in selected if pod.group is not None and not pod.is_head]
-        if opened - {53} and workers:
-            yield f"{policy['metadata']['name']}: lets {workers[0]} send anywhere"
+        rules = [rule for rule in policy["spec"].get("egress", []) if "to" not in rule]
+        ports = {port.get("port") for rule in rules for port in rule.get("ports", [{}])}
+        for pod in ray_pods(manifests) if ports - {53} else ():
+            if matches(policy["spec"]["podSelector"], pod.labels) and not _scales(pod):
+                yield f"{policy['metadata']['name']}: lets {pod.name} send anywhere"
 
 
 def drains_end_in_time(manifests: list[Manifest]) -> Problems:
@@ -258,7 +259,7 @@ def budgets_count(manifests: list[Manifest]) -> Problems:
             yield f"{budget['metadata']['name']}: has no whole minAvailable"
             continue
         kept = [pod for pod in gangs if matches(spec["selector"], pod.labels)]
-        size = sum(1 if pod.is_head else pod.group["replicas"] for pod in kept)  # pyright: ignore
+        size = sum(1 if pod.is_head else pod.group["replicas"] for pod in kept)
         if size != spec["minAvailable"] and kept:
             yield f"{budget['metadata']['name']}: keeps {spec['minAvailable']} of a gang of {size}"
     for pod in ray_pods(manifests):
@@ -307,7 +308,7 @@ RULES: tuple[Callable[[list[Manifest]], Problems], ...] = (
     references_resolve,
     selectors_select,
     every_pod_is_behind_a_policy,
-    only_heads_and_downloads_leave_the_run,
+    only_autoscalers_and_downloads_leave_the_run,
     drains_end_in_time,
     budgets_count,
     the_recipe_fits_the_cluster,

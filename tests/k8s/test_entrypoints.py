@@ -46,7 +46,7 @@ def test_every_entrypoint_is_a_command_on_the_mounted_recipe(overlay: str, job: 
     manifests = read(overlay)
     program, command, *arguments = shlex.split(find(manifests, "RayJob", job)["spec"]["entrypoint"])
     assert program == "psi"
-    parsed = typer.main.get_command(app).commands[command].make_context(command, arguments)  # pyright: ignore
+    parsed = typer.main.get_command(app).commands[command].make_context(command, arguments)
     recipe = parsed.params["recipe"]
     assert str(recipe.parent) == FOLDER
     for pod in ray_pods([find(manifests, "RayJob", job)]):

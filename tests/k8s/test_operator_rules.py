@@ -49,6 +49,7 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("labels_belong_to_the_group", {f"{GENERATE} {WORKERS}.rayStartParams.labels": "a=b"}),
     ("labels_belong_to_the_group", {f"{GENERATE} {WORKERS}.labels.ray:io/market-type": "on demand"}),
     ("start_parameters_are_text", {f"{GENERATE} {HEAD}.rayStartParams.num-cpus": 0}),
+    ("start_parameters_are_options", {f"{GENERATE} {HEAD}.rayStartParams.num-cpu": "0"}),
     ("group_settings_of_the_second_autoscaler", {f"{TRAIN} {WORKERS}.priority": 1}),
     (
         "group_settings_of_the_second_autoscaler",
