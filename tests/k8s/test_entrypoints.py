@@ -69,7 +69,9 @@ def test_every_recipe_loads_with_its_data_and_joins_the_cluster(overlay: str, tm
 
 
 @pytest.mark.slow
-def test_both_jobs_of_the_smoke_overlay_run_and_the_second_waits_for_the_first(tmp_path: Path) -> None:
+def test_both_jobs_of_the_smoke_overlay_run_and_the_second_waits_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A head without CPUs and one worker, as the overlay has them; training is started first, and waits for the dataset."""
     from ray.cluster_utils import Cluster
 
@@ -79,7 +81,7 @@ def test_both_jobs_of_the_smoke_overlay_run_and_the_second_waits_for_the_first(t
         job["metadata"]["name"]: shlex.split(job["spec"]["entrypoint"].replace(FOLDER, str(tmp_path)))
         for job in of_kind(manifests, "RayJob")
     }
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
     try:
         cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
