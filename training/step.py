@@ -64,7 +64,8 @@ def _compute(training: Training, data: StepData) -> torch.Tensor:
         batch = micro_batch.to(ranks.device)
         loss = summed_loss(engine, batch)
         engine.backward(loss * (ranks.world / data.supervised_tokens), scale_wrt_gas=False)
-        sums += torch.tensor([loss.item(), batch.input_ids.numel()], dtype=torch.float64, device=ranks.device)
+        sums[0] += loss.detach()  # stays on the device: to read it here would have the device wait for the host
+        sums[1] += batch.input_ids.numel()
     engine.step()
     return sums
 
