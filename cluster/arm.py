@@ -11,7 +11,15 @@ from cluster.protocol import PrefixAnswer
 from cluster.recipe import Recipe
 from cluster.task_fold import TaskFold, TaskWork
 from generation.curation.counts import StageCounts
-from generation.dataset import DatasetSummary, Oracle, TaskRows, sealed_targets, write_dataset
+from generation.dataset import (
+    DatasetSummary,
+    Oracle,
+    TaskRows,
+    Written,
+    sealed_targets,
+    unwatched,
+    write_dataset,
+)
 from generation.engines.config import HttpEngine, PoolConfig
 from generation.errors import RecipeError
 from generation.instances.flow import InstanceContext
@@ -41,6 +49,7 @@ class ArmRun:
         spent_seconds: Wall time that counts against the recipe's limit already: other stages and arms, all restarts.
         spent_gpu_hours: The same of GPU time.
         confirm: Raises where another driver has taken the run over.
+        on_file: Is told of each file of the dataset that is written.
     """
 
     arm: str
@@ -54,6 +63,7 @@ class ArmRun:
     spent_seconds: float = 0.0
     spent_gpu_hours: float = 0.0
     confirm: Callable[[], None] = lambda: None
+    on_file: Written = unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +177,7 @@ class ArmFold:
             TaskRows(fold.work.task, fold.target, fold.rows(self.reader), fold.fold.counts, fold.first_answers)
             for fold in self.tasks.values()
         ]
-        return write_dataset(run.store, parts, run.context.prompts, run.provenance, run.oracle)
+        return write_dataset(run.store, parts, run.context.prompts, run.provenance, run.oracle, run.on_file)
 
     def sweep(self) -> Swept:
         """Remove what is not visible, at the end. Rows that an endpoint wrote stay: `private_sends` counts in them what was sent."""

@@ -54,7 +54,7 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
         if set(stages) != {"report"}:
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
             with _opened(loaded, line, patience) as run:
-                _run_stages(replace(run, compares=compares), stages)
+                _run_stages(replace(run, compares=compares, trains="train" in stages), stages)
         if "report" in stages:
             line.say(_reported(store, compares))
         _refuse_given_up(store)

@@ -13,12 +13,12 @@ from cluster.open_run import OpenRun
 from cluster.oracle import load_oracle
 from cluster.progress import Counters
 from cluster.stage_pools import StagePools
-from cluster.stages import model_name
+from cluster.stages import model_name, token_folder, trainable_model
 from cluster.task_fold import TaskWork
 from generation.arms import ArmSpec
 from generation.config import GenerationConfig, VotingConfig
 from generation.curation.decontaminate import EvaluationIndex
-from generation.dataset import sealed_targets
+from generation.dataset import DATASET_FOLDER, DatasetFile, Written, sealed_targets, unwatched
 from generation.dataset_human import write_human_dataset
 from generation.engines.config import PoolConfig
 from generation.errors import RecipeError
@@ -30,6 +30,7 @@ from generation.principles.model import Principle
 from generation.seeds import load_evaluation
 from generation.storage import Store
 from generation.task import Task
+from training.sources import Source
 
 CoordinatorOf = Callable[[Store, float], AbstractContextManager[CoordinatorLink]]
 
@@ -46,7 +47,7 @@ def generate_stage(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle], 
     with run.record(stage) as facts:
         if not arm.writes:
             provenance = {"run": _run_id(run, arm), "identity": run.loaded.identity_hash}
-            facts["dataset"] = write_human_dataset(store, run.tasks, run.prompts, provenance).digest
+            facts["dataset"] = write_human_dataset(store, run.tasks, run.prompts, provenance, _on_file(run, arm)).digest
             return
         pool = pools.large if arm.writer == "large" else pools.small
         result = generate_arm(arm_run(run, arm, principles), pool, run.line.show)
@@ -79,7 +80,20 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         spent_seconds=sum(session_seconds(arm, STAGE) for arm in elsewhere) + run.seconds_beside_generation(),
         spent_gpu_hours=sum(session_total(arm, STAGE, "gpu_seconds") for arm in elsewhere) / 3600,
         confirm=run.confirm,
+        on_file=_on_file(run, arm),
     )
+
+
+def _on_file(run: OpenRun, arm: ArmSpec) -> Written:
+    """Has each file of an arm's dataset tokenised as soon as it is written, where a model is trained on it afterwards."""
+    if not (run.trains and arm.trained):
+        return unwatched
+    folder, model = run.arm(arm.name).child(DATASET_FOLDER).uri, trainable_model(run)
+
+    def begin(file: DatasetFile) -> None:
+        run.tokens.begin(Source(f"{folder}/{file.name}", file.sha256), token_folder(run), model, run.recipe.training)
+
+    return begin
 
 
 def _run_id(run: OpenRun, arm: ArmSpec) -> str:

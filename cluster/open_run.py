@@ -6,12 +6,13 @@ import platform
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster.energy_book import EnergyBook
 from cluster.metrics import session_seconds
+from cluster.prepare_tokens import TokenTasks
 from cluster.progress import ProgressLine
 from cluster.recipe import LoadedRecipe, Recipe
 from cluster.report_files import arm_folder
@@ -37,6 +38,8 @@ class OpenRun:
         energy: Where what its processes use is booked.
         confirm: Raises where another driver has taken the run over.
         compares: Whether headline arms are trained from several training seeds.
+        trains: Whether the arms' datasets are trained on afterwards, and so are tokenised as they are written.
+        tokens: The tasks that do that.
     """
 
     loaded: LoadedRecipe
@@ -47,6 +50,8 @@ class OpenRun:
     energy: EnergyBook
     confirm: Callable[[], None] = lambda: None
     compares: bool = False
+    trains: bool = False
+    tokens: TokenTasks = field(default_factory=TokenTasks)
 
     @property
     def recipe(self) -> Recipe:

@@ -59,6 +59,11 @@ def model_folder(run: OpenRun, arm: str, number: int, dataset: SealedDataset) ->
     return folder if dataset.digest == first else f"{folder}-{dataset.digest[:8]}"
 
 
+def token_folder(run: OpenRun) -> str:
+    """Where the token files of all arms are."""
+    return str(Path(run.recipe.run.scratch) / "tokens")
+
+
 def numbered(arm: str, number: int) -> str:
     """The name of an arm's model in stages and evaluations: `psi`, `psi.seed-1`, `psi.seed-2`."""
     return f"{arm}.seed-{number}" if number else arm
@@ -77,6 +82,7 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
     Raises:
         TrainingError: It failed, or the model does not load in vLLM, or does not answer there.
     """
+    from cluster.prepare_tokens import token_energy
     from cluster.train_job import energy_folder, run_training
 
     arm, name = spec.name, numbered(spec.name, number)
@@ -88,9 +94,11 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
     with run.record(stage) as facts:
         job = _training_job(run, spec, number, dataset)
         pools.close()
+        run.tokens.wait()
         with _training_shown(run, name, Path(job.metrics)):
             summary = run_training(job)
         run.energy.add_processes(stage, energy_folder(job))
+        run.energy.add_processes("train-tokens", token_energy(job.tokens))
         publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
         lineage = store.read_json(f"{output}/{LINEAGE}")
         made = {"published_step": lineage["published_step"], "mix": lineage["mix"]}
@@ -116,7 +124,7 @@ def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDatas
         human=human_rows(store, run.tasks, run.prompts) if config.seed_repeats and spec.writes else None,
         held_out=held_out_rows(store, run.tasks, run.prompts) if spec.writes else None,
         output=store.child(model_folder(run, spec.name, number, dataset)).uri,
-        tokens=str(scratch / spec.name / "tokens"),
+        tokens=token_folder(run),
         checkpoints=str(checkpoints),
         metrics=str(checkpoints / "training.jsonl"),
         config=config,

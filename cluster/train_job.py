@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from cluster.energy import metered
+from cluster.prepare_tokens import prepare_tokens
 from generation.dataset import read_sealed
 from generation.errors import NotSealedError, PsiError, TrainingError
 from training.config import TrainingConfig
@@ -36,6 +37,7 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
     if job.is_exported:
         return summarise(Path(job.metrics), Path(job.checkpoints))
     await_sealed(job.dataset, job.config.dataset_deadline_seconds)
+    prepare_tokens(job)
     storage = Path(job.checkpoints).absolute() / "ray"
     try:
         return cast(dict[str, Any], make_trainer(job, storage).fit().return_value)

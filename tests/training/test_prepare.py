@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import threading
@@ -160,3 +161,25 @@ def test_a_job_is_prepared_alone_by_one_command(job, tmp_path):
     failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (failed.returncode, failed.stdout) == (NotSealedError.exit_code, "")
     assert "no SEALED.json" in failed.stderr
+
+
+def test_ranks_without_a_cluster_prepare_before_there_is_a_process_group(job, tmp_path):
+    (tmp_path / "job.json").write_text(job.to_json())
+    program = f"""
+from pathlib import Path
+from torch import distributed
+from training import start
+from training.job import TrainingJob
+prepare = start.prepare
+def watched(job, encoder, rank, world):
+    files = prepare(job, encoder, rank, world)
+    print(rank, world, distributed.is_initialized(), [file.rows for file in files])
+    raise SystemExit
+start.prepare = watched
+start.start_training(TrainingJob.from_json(Path({str(tmp_path / "job.json")!r}).read_text()))
+"""
+    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, check=True
+    )
+    assert done.stdout == "0 1 False [40, 25]\n"

@@ -1,0 +1,89 @@
+"""Tokenising on a real Ray cluster: before the dataset is sealed, before there are ranks, and once."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.prepare_tokens import TokenTasks, prepare_tokens, token_energy
+from cluster.train_job import run_training
+from generation.errors import NotSealedError, TrainingError
+from tests.training.build_job import conversations, make_job, write_dataset, write_model, write_rows
+from training.chat import load_encoder
+from training.prepare import is_prepared, prepare
+from training.sources import find_sources
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def made(job):
+    return {path.name: path.stat().st_mtime_ns for path in Path(job.tokens).glob("*.arrow")}
+
+
+def test_a_file_is_tokenised_before_its_dataset_is_sealed_and_found_once_it_is(tmp_path, model):
+    job = make_job(tmp_path / "job", model, write_dataset(tmp_path / "dataset"), None)
+    sources = find_sources(job)
+    seal = tmp_path / "dataset" / "SEALED.json"
+    shutil.move(seal, tmp_path / "seal")
+    with pytest.raises(NotSealedError):
+        prepare_tokens(job)
+    tasks = TokenTasks()
+    for source in sources:
+        tasks.begin(source, job.tokens, job.model, job.config)
+    tasks.wait()
+    encoder = load_encoder(job.model)
+    assert all(is_prepared(source, Path(job.tokens), encoder, job.config) for source in sources)
+    before = made(job)
+    shutil.move(tmp_path / "seal", seal)
+    prepare_tokens(job)
+    assert [file.rows for file in prepare(job, encoder)] == [40, 25]
+    assert made(job) == before
+
+
+def test_a_task_that_failed_while_the_driver_went_on_is_told_of_before_the_ranks_start(tmp_path, model):
+    job = make_job(tmp_path / "job", model, write_dataset(tmp_path / "dataset"), None, max_tokens=30, overlong="error")
+    tasks = TokenTasks()
+    tasks.begin(find_sources(job)[0], job.tokens, job.model, job.config)
+    tasks.wait()
+    with pytest.raises(TrainingError, match=r"a row of \d+ tokens, training.max_tokens = 30"):
+        run_training(job)
+    assert not Path(job.checkpoints).exists()
+
+
+def test_ranks_under_ray_train_find_all_token_files_made_by_tasks(tmp_path, model):
+    human = write_rows(tmp_path / "human" / "seeds.parquet", conversations(6, 99))
+    unseen = write_rows(tmp_path / "human" / "held-out.parquet", conversations(5, 98))
+    job = make_job(tmp_path / "job", model, write_dataset(tmp_path / "dataset"), human, unseen, max_steps=2)
+    run_training(job)
+    tokenised = {path.name.split("-")[-2] for path in token_energy(job.tokens).iterdir()}
+    starts = (Path(job.checkpoints) / "starts.jsonl").read_text().splitlines()
+    ranks = {process.partition(":")[2] for process in json.loads(starts[0])["processes"]}
+    assert tokenised
+    assert not tokenised & ranks
+    assert len(made(job)) == 4
+    mix = json.loads((Path(job.output) / "psi.json").read_text())["mix"]
+    assert {name: counts["rows"] for name, counts in mix.items()} == {"synthetic": 65, "human": 12}
+    assert sum(counts["share"] for counts in mix.values()) == pytest.approx(1)
+
+
+def test_a_second_training_seed_prepares_nothing_again(tmp_path, model):
+    job = make_job(tmp_path / "job", model, write_dataset(tmp_path / "dataset"), None)
+    prepare_tokens(job)
+    before = made(job)
+    prepare_tokens(replace(job, seed=1, checkpoints=str(tmp_path / "other")))
+    assert made(job) == before
