@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
+from safetensors.numpy import save_file
 
 from cluster.check import check_recipe
 from cluster.cli import app
-from cluster.recipe import load_recipe, load_tasks
+from cluster.recipe import load_recipe
 from tests.k8s.manifests import OVERLAYS, ROOT, Manifest, find, of_kind, ray_pods, read
 
 FOLDER = "/etc/psi"
@@ -38,6 +40,7 @@ def write_models(manifests: list[Manifest], folder: Path) -> None:
         path = folder / Path(place).relative_to("/")
         path.mkdir(parents=True)
         (path / "config.json").write_text(json.dumps(MODEL))
+        save_file({"weight": np.zeros((4, 4), np.float16)}, path / "model.safetensors")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -55,15 +58,13 @@ def test_every_entrypoint_is_a_command_on_the_mounted_recipe(overlay: str, job: 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_recipe_loads_with_its_data_and_joins_the_cluster(overlay: str, tmp_path: Path) -> None:
+def test_every_recipe_is_without_mistakes_and_joins_the_cluster(overlay: str, tmp_path: Path) -> None:
     manifests = read(overlay)
     write_recipe(manifests, tmp_path)
-    if overlay == "cpu-smoke":
-        assert check_recipe(tmp_path / "recipe.toml", []).startswith(f"{tmp_path}/recipe.toml: no mistakes")
-    else:
+    if overlay != "cpu-smoke":
         write_models(manifests, tmp_path)
+    assert check_recipe(tmp_path / "recipe.toml", []).startswith(f"{tmp_path}/recipe.toml: no mistakes")
     loaded = load_recipe(tmp_path / "recipe.toml")
-    assert all(task.seeds for task in load_tasks(loaded))
     assert loaded.recipe.cluster.address == "auto"
     assert loaded.recipe.run.output.startswith(f"{tmp_path}/runs/")
 
