@@ -157,6 +157,8 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "zero_stage = 0 needs precision = float32; use zero_stage = 1, which is the same for one rank"
             )
+        if self.attention == "flash_attention_2" and (self.precision == "float32" or not self.gpus_per_rank):
+            raise ValueError("attention = flash_attention_2 needs precision = bfloat16 and gpus_per_rank")
         # Of a frozen weight that is spread over the ranks, peft sees an empty tensor: adapters are saved and merged empty.
         if self.lora and self.zero_stage == 3:
             raise ValueError("lora needs zero_stage 1 or 2: its optimizer state is small, and stage 3 loses adapters")

@@ -29,7 +29,7 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
     Raises:
         TrainingError: The folder exists, or what was written cannot be loaded again.
     """
-    weights = _gather_weights(engine, ranks)
+    weights = gather_weights(engine, ranks)
     if ranks.leads:
         target = Store(job.output).local("")
         if target.exists():
@@ -45,8 +45,11 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
     ranks.wait()
 
 
-def _gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """All weights on rank 0, adapters merged, bfloat16 on the CPU: two bytes a parameter."""
+def gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """All weights by their names in the Hugging Face model, adapters merged, bfloat16 on the CPU; on other ranks than 0 none.
+
+    That is two bytes a parameter. All ranks must call it.
+    """
     if engine.zero_optimization_stage() == 3:
         state = engine._zero3_consolidated_16bit_state_dict()
         weights = {name.removeprefix("model."): weight for name, weight in state.items()} if ranks.leads else {}

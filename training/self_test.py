@@ -28,7 +28,7 @@ class _Outcome:
     loss: float
 
 
-def check_model(model: LossModel, vocabulary: int, config: TrainingConfig, device: torch.device) -> None:
+def check_model(model: LossModel, config: TrainingConfig, device: torch.device) -> None:
     """Compare documents packed into one row with the same documents alone, and the loss with that of the model's own logits.
 
     Logits and gradients are compared, the latter those of every token's embedding: they come through all layers, and leave nothing
@@ -36,7 +36,6 @@ def check_model(model: LossModel, vocabulary: int, config: TrainingConfig, devic
 
     Args:
         model: The one inside the engine, with DeepSpeed's hooks: as training calls it, whatever the ZeRO stage.
-        vocabulary: Token ids are drawn from [0, vocabulary).
         config: Its attention and micro-batch decide the shape that is tried.
         device: Where the model is.
 
@@ -46,7 +45,7 @@ def check_model(model: LossModel, vocabulary: int, config: TrainingConfig, devic
     """
     generator = torch.Generator().manual_seed(0)
     shape = (2 * config.rows_per_micro_batch, _DOCUMENT_TOKENS)
-    ids = torch.randint(0, vocabulary, shape, generator=generator).to(device)
+    ids = torch.randint(model.model.get_input_embeddings().num_embeddings, shape, generator=generator).to(device)
     restarts = torch.arange(_DOCUMENT_TOKENS, device=device).repeat(len(ids), 1)
     targets = functional.pad(ids[:, 1:], (0, 1), value=IGNORED)
     rows = 1 if config.attention == "flash_attention_2" else config.rows_per_micro_batch

@@ -13,7 +13,7 @@ from training.checkpoint import Position, sha256_of
 from training.engine import start_engine
 from training.flops import ModelFlops, model_flops
 from training.job import TrainingJob
-from training.model import load_model
+from training.model import check_fit, load_model
 from training.plan import PackPlan, make_plan
 from training.prepare import TokenFile, prepare
 from training.ranks import Ranks, check_shared, join_ranks, place_of_rank
@@ -21,6 +21,7 @@ from training.self_test import check_model
 from training.token_rows import JobRows, TokenRows, open_rows
 
 _SAMPLES = 3
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ def start_training(job: TrainingJob) -> Training:
     base = ranks.gather(_base_digests(job) if config.lora and ranks.leads else None)[0]
     plan = make_plan(data.train.lengths, config, job.seed, f"{data.digest} {identity} {base}")
     torch.manual_seed(job.seed)  # adapters are drawn at random
-    engine = start_engine(load_model(job.model, config), config, ranks)
-    check_model(engine.module, len(encoder.tokenizer), config, ranks.device)
+    model = load_model(job.model, config)
+    check_fit(model, _largest_token(data.train, encoder), int(data.train.lengths.max()))
+    engine = start_engine(model, config, ranks)
+    check_model(engine.module, config, ranks.device)
     return Training(job, ranks, encoder, files, data, plan, engine, model_flops(engine.module.model))
 
 
@@ -115,6 +118,12 @@ def _shares(mix: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
     """The mix with the share that each source has in the supervised tokens, of which the loss is the mean."""
     total = sum(counts["supervised_tokens"] for counts in mix.values())
     return {name: {**counts, "share": counts["supervised_tokens"] / total} for name, counts in mix.items()}
+
+
+def _largest_token(rows: TokenRows, encoder: ChatEncoder) -> int:
+    """Of the first rows, and of those that end and pad them: what a chat template adds is in every row."""
+    first = range(min(_LOOKED_AT, len(rows.lengths)))
+    return max(encoder.pad_id, *encoder.eos_ids, *(int(rows.tokens(row).max()) for row in first))
 
 
 def _base_digests(job: TrainingJob) -> dict[str, str]:

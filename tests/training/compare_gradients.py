@@ -14,13 +14,13 @@ from torch.nn import functional
 from training.config import TrainingConfig
 from training.data import IGNORED, Batch
 from training.engine import deepspeed_config
+from training.export import gather_weights
 from training.loss import summed_loss
 from training.model import load_model
-from training.ranks import join_ranks
+from training.ranks import Ranks, join_ranks
 from training.self_test import check_model
 
 VOCABULARY, RATE = 126, 0.5
-CPU = torch.device("cpu")
 
 
 def make_batches() -> list[Batch]:
@@ -44,30 +44,36 @@ def expected_weights(folder: str, config: TrainingConfig) -> dict[str, torch.Ten
     return {name: (weight - RATE * weight.grad).detach() for name, weight in model.named_parameters()}
 
 
-def stepped_weights(folder: str, config: TrainingConfig, rank: int) -> dict[str, torch.Tensor]:
+def stepped_weights(folder: str, config: TrainingConfig, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The weights after a step; those that rank 0 would publish are the same."""
     model = load_model(folder, config)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     settings = {**deepspeed_config(config, 2, 10_000), "zero_allow_untested_optimizer": True}
     engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
-    check_model(engine.module, VOCABULARY, config, CPU)
-    for batch in make_batches()[rank::2]:
+    check_model(engine.module, config, ranks.device)
+    for batch in make_batches()[ranks.rank :: 2]:
         engine.backward(summed_loss(engine, batch) * (2 / 71), scale_wrt_gas=False)
     engine.step()
     names = dict(engine.module.named_parameters())
     with deepspeed.zero.GatheredParameters(list(names.values()), enabled=config.zero_stage == 3):
-        return {name: weight.detach().clone() for name, weight in names.items()}
+        weights = {name: weight.detach().clone() for name, weight in names.items()}
+    for name, weight in gather_weights(engine, ranks).items():
+        head = name == "lm_head.weight" and f"model.{name}" not in weights
+        ours = weights["model.model.embed_tokens.weight" if head else f"model.{name}"]
+        assert torch.equal(weight, ours.bfloat16()), name
+    return weights
 
 
 def main() -> None:
     *folders, port, rank = sys.argv[1:]
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    join_ranks(1)
+    ranks = join_ranks(1)
     deepspeed.ops.__compatible_ops__ = {}  # nothing is compiled
     for folder, names in zip(folders, (20, 21), strict=True):
         for stage in (0, 1, 2, 3):
             values = {"precision": "float32", "zero_stage": stage, "clip_norm": None, "loss_chunk_tokens": 6}
             config = TrainingConfig.model_validate(values)
-            expected, found = expected_weights(folder, config), stepped_weights(folder, config, int(rank))
+            expected, found = expected_weights(folder, config), stepped_weights(folder, config, ranks)
             assert len(found) == names, sorted(found)
             for name, weight in expected.items():
                 message = f"{folder}, stage {stage}, {name}"

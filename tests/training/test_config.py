@@ -35,6 +35,13 @@ def test_bfloat16_without_zero_is_refused():
     assert TrainingConfig(zero_stage=0, precision="float32").zero_stage == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"gpus_per_rank": 1.0, "precision": "float32"}])
+def test_flash_attention_without_gpus_or_in_float32_is_refused(settings):
+    with pytest.raises(ValidationError, match="flash_attention_2 needs precision = bfloat16 and gpus_per_rank"):
+        TrainingConfig.model_validate({"attention": "flash_attention_2", **settings})
+    assert TrainingConfig(attention="flash_attention_2", gpus_per_rank=1.0)
+
+
 def test_deepspeed_keys_of_the_user_are_merged_with_ours():
     config = TrainingConfig(
         zero_stage=2, deepspeed={"zero_optimization": {"reduce_bucket_size": 7}, "dump_state": True}

@@ -7,7 +7,7 @@ from tests.training.build_job import make_job, write_dataset, write_model
 from training.chat import load_encoder
 from training.data import make_batch
 from training.loss import summed_loss
-from training.model import load_model
+from training.model import check_fit, load_model
 from training.prepare import prepare
 from training.token_rows import open_rows
 
@@ -39,3 +39,25 @@ def test_a_folder_without_safetensors_is_refused(folder, tmp_path):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(TrainingError, match="cannot load the model"):
         load_model(str(tmp_path), make_job(tmp_path, folder, "", None).config)
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "linear", "factor": 2.0}, 4096),
+    ],
+)
+def test_rows_that_are_longer_than_what_the_model_was_made_for_are_refused(folder, tmp_path, rope, positions):
+    model = load_model(str(folder), make_job(tmp_path, folder, "", None).config)
+    model.model.config.rope_parameters |= rope
+    check_fit(model, 125, positions)
+    with pytest.raises(TrainingError, match=rf"{positions + 1} tokens, .* set training\.max_tokens = {positions}"):
+        check_fit(model, 125, positions + 1)
+
+
+def test_a_token_without_an_embedding_is_refused(folder, tmp_path):
+    model = load_model(str(folder), make_job(tmp_path, folder, "", None).config)
+    with pytest.raises(TrainingError, match="token 126 of the data has no embedding, the model has 126"):
+        check_fit(model, 126, 10)
