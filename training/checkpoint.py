@@ -96,10 +96,15 @@ def write_marker(checkpoint: Path, facts: dict[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(checkpoint / MARKER)
-    for folder in (checkpoint, checkpoint.parent):
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    flush_folder(checkpoint)
+    flush_folder(checkpoint.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def hash_together(folder: Path, ranks: Ranks) -> dict[str, str]:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from generation.errors import TrainingError
 from generation.storage import Store
 from training.chat import ChatEncoder
+from training.checkpoint import flush_folder, sha256_of
 from training.job import LINEAGE, UNCHECKED, TrainingJob
 from training.lora import merged_weights
 from training.ranks import Ranks
@@ -40,8 +41,9 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
         _write_model(engine.module.model.config, weights, aside)
         _write_text_side(job.model, encoder, aside)
         _validate(aside, weights, encoder)
-        (aside / (UNCHECKED if job.checked_later else LINEAGE)).write_text(json.dumps(lineage, indent=1))
+        _write_lineage(aside / (UNCHECKED if job.checked_later else LINEAGE), lineage)
         aside.rename(target)
+        flush_folder(target.parent)
     ranks.wait()
 
 
@@ -77,6 +79,14 @@ def _write_text_side(base: str, encoder: ChatEncoder, folder: Path) -> None:
     GenerationConfig(eos_token_id=list(encoder.eos_ids), **ids).save_pretrained(folder)
     for path in (*Path(base).glob("LICENSE*"), *Path(base).glob("NOTICE*")):
         shutil.copy(path, folder / path.name)
+
+
+def _write_lineage(path: Path, lineage: dict[str, Any]) -> None:
+    """Where the model comes from, with the sha256 of all of its files; once this returns, everything is on disk."""
+    files = {file.name: sha256_of(file) for file in sorted(path.parent.iterdir())}
+    path.write_text(json.dumps({**lineage, "files": files}, indent=1))
+    sha256_of(path)
+    flush_folder(path.parent)
 
 
 def _validate(folder: Path, weights: dict[str, torch.Tensor], encoder: ChatEncoder) -> None:

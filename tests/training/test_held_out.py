@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.training.build_job import conversations, make_job, write_dataset, write_model, write_rows
 from tests.training.gang import run_gang, said
 from training.chat import load_encoder
-from training.checkpoint import complete_checkpoints, read_marker
+from training.checkpoint import complete_checkpoints, read_marker, sha256_of
 from training.job import LINEAGE, UNCHECKED
 from training.metrics import read_metrics
 from training.prepare import prepare
@@ -84,8 +84,16 @@ def test_the_published_weights_are_those_of_the_checkpoint_with_the_lowest_loss_
     assert step < 12
     lineages = [json.loads((Path(job.output) / LINEAGE).read_text()) for job, _ in (best, last)]
     assert [lineage["published_step"] for lineage in lineages] == [step, 12]
+    assert [lineage["steps"] for lineage in lineages] == [12, 12]
     weights = [(Path(job.output) / "model.safetensors").read_bytes() for job, _ in (best, last)]
     assert weights[0] != weights[1]
+
+
+def test_the_lineage_lists_every_file_of_the_model_by_its_digest(best):
+    output = Path(best[0].output)
+    listed = json.loads((output / LINEAGE).read_text())["files"]
+    assert listed == {path.name: sha256_of(path) for path in output.iterdir() if path.name != LINEAGE}
+    assert listed.keys() >= {"model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json"}
 
 
 def test_markers_hold_the_loss_of_the_human_examples_and_the_best_one_is_kept(best):
