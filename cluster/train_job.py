@@ -1,15 +1,20 @@
 """Runs a training job under Ray Train, which only starts the ranks and starts them again: data, state and result are the loop's own."""
 
+import math
+import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cluster.energy import metered
 from cluster.prepare_tokens import prepare_tokens
 from generation.dataset import read_sealed
-from generation.errors import NotSealedError, PsiError, TrainingError
+from generation.errors import NotSealedError, PreemptedError, PsiError, TrainingError
 from training.config import TrainingConfig
 from training.job import TrainingJob
 
@@ -17,6 +22,9 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 _POLL_SECONDS = 5.0
+_NOTICE_SECONDS = 1.0
+_START_SECONDS = "1200"
+"""Nodes that the cluster starts for a gang take minutes; Ray Train's own limit is one."""
 
 
 def run_training(job: TrainingJob) -> dict[str, Any]:
@@ -39,8 +47,11 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
     await_sealed(job.dataset, job.config.dataset_deadline_seconds)
     prepare_tokens(job)
     storage = Path(job.checkpoints).absolute() / "ray"
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
     try:
-        return cast(dict[str, Any], make_trainer(job, storage).fit().return_value)
+        while not job.is_exported:  # a gang whose node is taken away saves, leaves, and starts again elsewhere
+            make_trainer(job, storage).fit()
+        return summarise(Path(job.metrics), Path(job.checkpoints))
     except (TrainingFailedError, RayError) as error:
         raise TrainingError(f"{job.name}: {explain(error)}") from error
     finally:
@@ -50,31 +61,48 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
 def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":
     """Ray Train's view of a job: a function, ranks with their resources, and how often they may be started again."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     return TorchTrainer(
         train_on_rank,
         train_loop_config={"job": job.to_json()},
+        torch_config=TorchConfig(timeout_s=math.ceil(job.config.collective_timeout_seconds)),
         scaling_config=ScalingConfig(**ranks_of(job.config)),
         run_config=RunConfig(
             # A name of its own: Ray Train would go on from its own records of an earlier job of the same name.
             name=f"{job.name}-{uuid4().hex[:8]}",
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=job.config.max_restarts),
+            failure_config=FailureConfig(
+                max_failures=job.config.max_restarts, controller_failure_limit=job.config.max_restarts
+            ),
             worker_runtime_env={"env_vars": rank_environment(job.config)},
         ),
     )
 
 
-def train_on_rank(config: dict[str, str]) -> dict[str, Any]:
-    """What Ray Train runs on every rank."""
+def train_on_rank(config: dict[str, str]) -> None:
+    """What Ray Train runs on every rank. Returns with nothing exported where a node of the gang is about to be taken away."""
     job = TrainingJob.from_json(config["job"])
     with metered(energy_folder(job), float(job.config.gpus_per_rank)):
         from training.loop import train
-        from training.metrics import summarise
 
-        train(job)
-    return summarise(Path(job.metrics), Path(job.checkpoints))
+        with suppress(PreemptedError):
+            train(job, watch_for_preemption())
+
+
+def watch_for_preemption() -> Callable[[], bool]:
+    """Has a thread ask Ray whether a node of this gang is about to be taken away: the question waits for all ranks, and a step must not."""
+    from ray.train import get_preemption_info
+
+    noticed = threading.Event()
+
+    def watch() -> None:
+        while get_preemption_info() is None:
+            time.sleep(_NOTICE_SECONDS)
+        noticed.set()
+
+    threading.Thread(target=watch, name="preemption", daemon=True).start()
+    return noticed.is_set
 
 
 def energy_folder(job: TrainingJob) -> Path:
@@ -109,7 +137,8 @@ def ranks_of(config: TrainingConfig) -> dict[str, Any]:
 
 def rank_environment(config: TrainingConfig) -> dict[str, str]:
     """Environment of a rank; it must be set before torch and DeepSpeed are imported there."""
-    environment = {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
+    fixed = {"OMP_NUM_THREADS": str(config.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**config.environment, **fixed}
     return environment if config.gpus_per_rank else {**environment, "DS_ACCELERATOR": "cpu"}
 
 

@@ -87,6 +87,13 @@ class TrainingError(PsiError):
     exit_code = 10
 
 
+class PreemptedError(PsiError):
+    """This machine is about to be taken away; the state is saved, and the same command goes on from there."""
+
+    exit_code = 143
+    """What a process that SIGTERM ends leaves: launchers take codes above 127 for trouble that passes, and start it again."""
+
+
 class Reject(Exception):  # noqa: N818 - not a failure: a verdict on one row
     """Raised inside a flow: this row ends as a rejection. `Reject("parse", "no input tag")`."""
 

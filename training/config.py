@@ -78,6 +78,8 @@ class TrainingConfig(BaseModel):
             "dataset_deadline_seconds",
             "evaluate_every_steps",
             "threads",
+            "environment",
+            "collective_timeout_seconds",
             "wandb_project",
             "wandb_url",
             "loss_chunk_tokens",
@@ -130,6 +132,12 @@ class TrainingConfig(BaseModel):
     """Which weights are published: those after the last step, or those of the checkpoint with the lowest loss on held-out human
     examples (on held-out synthetic rows where there are none). With "best" each checkpoint is evaluated."""
     checkpoint_every_steps: Count = 100
+    environment: dict[Annotated[str, Field(pattern="^(NCCL|GLOO|TORCH_NCCL)_[A-Z0-9_]+$")], str] = Field(
+        default_factory=dict[str, str]
+    )
+    """Environment variables of the ranks that say how they reach each other, such as `NCCL_SOCKET_IFNAME`."""
+    collective_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How long a rank waits for the others before it gives up, and the gang starts again. A network that is back sooner goes unnoticed."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead rank may restart the gang."""
     dataset_deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0

@@ -3,14 +3,17 @@
 import os
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import torch
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 from generation.errors import TrainingError
+from training.config import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +55,24 @@ def place_of_rank() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def join_ranks(threads: int) -> Ranks:
-    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR describe, unless this process is already in one.
-
-    Args:
-        threads: OpenMP threads of this rank.
-    """
+def join_ranks(config: TrainingConfig) -> Ranks:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR describe, unless this process is already in one."""
+    os.environ.update(config.environment)
     rank, world = place_of_rank()
     local = os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it too
-    torch.set_num_threads(threads)
+    torch.set_num_threads(config.threads)
     if torch.cuda.is_available():
         device, backend = torch.device("cuda", int(local)), "nccl"
         torch.cuda.set_device(device)
     else:
         device, backend = torch.device("cpu"), "gloo"
         os.environ["DS_ACCELERATOR"] = "cpu"
+    timeout = timedelta(seconds=config.collective_timeout_seconds)
+    # DeepSpeed makes groups of its own and cannot be told how long they wait: 30 minutes with gloo, 10 with NCCL.
+    cast(Any, distributed_c10d).default_pg_timeout = cast(Any, distributed_c10d).default_pg_nccl_timeout = timeout
     if not distributed.is_initialized():
         alone: dict[str, Any] = {"store": cast(Any, distributed).HashStore()} if world == 1 else {}
-        distributed.init_process_group(backend, rank=rank, world_size=world, **alone)
+        distributed.init_process_group(backend, rank=rank, world_size=world, timeout=timeout, **alone)
     return Ranks(rank, world, device)
 
 

@@ -67,7 +67,7 @@ def start_training(job: TrainingJob) -> Training:
     config = job.config
     encoder = load_encoder(job.model)
     files = prepare(job, encoder, *place_of_rank())
-    ranks = join_ranks(config.threads)
+    ranks = join_ranks(config)
     check_shared(ranks, Path(job.checkpoints))
     data = open_rows(files, config.held_out_rows)
     if ranks.leads:

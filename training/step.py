@@ -17,28 +17,30 @@ from training.schedule import learning_rate
 from training.start import Training
 
 
-def run_step(training: Training, feed: Feed, step: int) -> StepMetrics:
+def run_step(training: Training, feed: Feed, step: int, *, asked_to_leave: bool = False) -> tuple[StepMetrics, bool]:
     """One optimizer step, counted from 0.
+
+    Returns:
+        What is said about it, and whether any rank was asked to leave, which all of them learn in the same step.
 
     Raises:
         TrainingError: Its loss is not finite.
     """
-    config, ranks, engine = training.job.config, training.ranks, training.engine
-    started = time.monotonic()
+    config, ranks, engine, started = training.job.config, training.ranks, training.engine, time.monotonic()
     data, waited = feed.take(step)
     torch.manual_seed((training.job.seed * 1_000_003 + step) * ranks.world + ranks.rank)  # dropout of a resumed step
     rate = learning_rate(step, training.plan.steps, config)
     set_learning_rate(engine, rate)
     sums = _compute(training, data)
-    (loss_sum, positions), tokens, waits = _reduce(training, sums, data.rank_tokens, waited)
+    sums[2] = asked_to_leave
+    (loss_sum, positions, asked), tokens, waits = _reduce(training, sums, data.rank_tokens, waited)
     mean = loss_sum / data.supervised_tokens
     if not math.isfinite(mean):
         raise TrainingError(
             f"step {step + 1}: the loss is {mean}; lower training.learning_rate, or look at the data of epoch {data.epoch}"
         )
-    norm = engine.get_global_grad_norm()
-    seconds = time.monotonic() - started
-    return StepMetrics(
+    seconds, norm = time.monotonic() - started, engine.get_global_grad_norm()
+    metrics = StepMetrics(
         step=step + 1,
         epoch=data.epoch,
         loss=mean,
@@ -54,12 +56,13 @@ def run_step(training: Training, feed: Feed, step: int) -> StepMetrics:
         tokens_per_second=data.tokens / seconds,
         mfu=_mfu(training, data, seconds),
     )
+    return metrics, asked > 0
 
 
 def _compute(training: Training, data: StepData) -> torch.Tensor:
-    """Update the weights; returns this rank's summed loss and computed positions, float64, shape (2,)."""
+    """Update the weights; returns this rank's summed loss, computed positions and a place for one number more, float64, shape (3,)."""
     engine, ranks = training.engine, training.ranks
-    sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     for micro_batch in data.batches:
         batch = micro_batch.to(ranks.device)
         loss = summed_loss(engine, batch)

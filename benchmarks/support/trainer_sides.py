@@ -53,7 +53,7 @@ def ours(job: TrainingJob, steps: int, clock: Clock) -> None:
     training = start_training(job)
     with Feed(training) as feed:
         for step in range(steps):
-            line = run_step(training, feed, step)
+            line, _ = run_step(training, feed, step)
             clock.tokens.append(line.tokens // training.ranks.world)
             clock.step_ended()
 

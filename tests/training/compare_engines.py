@@ -75,7 +75,7 @@ def under_deepspeed(folder: str, config: TrainingConfig, ranks: Ranks) -> tuple[
 def main() -> None:
     folder, port, rank = sys.argv[1:]
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    ranks = join_ranks(1)
+    ranks = join_ranks(TrainingConfig())
     expected_losses, expected = plain(folder)
     for name, (stage, theirs) in SETTINGS.items():
         losses, weights = under_deepspeed(folder, make_config(stage, theirs), ranks)

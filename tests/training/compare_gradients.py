@@ -67,7 +67,7 @@ def stepped_weights(folder: str, config: TrainingConfig, ranks: Ranks) -> dict[s
 def main() -> None:
     *folders, port, rank = sys.argv[1:]
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    ranks = join_ranks(1)
+    ranks = join_ranks(TrainingConfig())
     deepspeed.ops.__compatible_ops__ = {}  # nothing is compiled
     for folder, names in zip(folders, (20, 21), strict=True):
         for stage in (0, 1, 2, 3):

@@ -8,6 +8,7 @@ import torch
 from generation.errors import TrainingError
 from tests.training.build_job import make_job, write_model
 from training.checkpoint import MARKER, Position, best_checkpoint, complete_checkpoints, read_marker, save_checkpoint
+from training.config import TrainingConfig
 from training.engine import start_engine
 from training.model import load_model
 from training.probe import take_probe
@@ -20,7 +21,7 @@ IDS = torch.arange(12)[None]
 
 @pytest.fixture(scope="module")
 def ranks() -> Ranks:
-    return join_ranks(1)
+    return join_ranks(TrainingConfig())
 
 
 @pytest.fixture(scope="module")
