@@ -1,7 +1,8 @@
 """Tokenises dataset files in Ray tasks of one core: each file as soon as it is written, and what is left over before the ranks start.
 
-Token files lie in `tokens/` below `run.scratch`, on the node where the task runs. Ranks on several nodes need a scratch that all nodes
-share, for their checkpoints, and find the files there; with a scratch of each node's own, a rank makes what it does not see.
+Token files lie in `tokens/` below `run.scratch`, on the node where the task runs. Scratch is a folder that all nodes share, or the ranks
+are on the driver's node (`training.ranks.check_shared`): a file that the driver does not see once its task is done lies in another node's
+own scratch, and is made again on the driver's node.
 """
 
 from functools import cache
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 """A task has one core."""
+_ANYWHERE = "SPREAD"
 
 
 class TokenTasks:
@@ -49,14 +51,17 @@ def prepare_tokens(job: TrainingJob) -> None:
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from training.chat import load_encoder
     from training.prepare import is_prepared
 
-    encoder, folder = load_encoder(job.model), Path(job.tokens)
-    missing = [one for one in find_sources(job) if not is_prepared(one, folder, encoder, job.config)]
+    encoder, folder, sources = load_encoder(job.model), Path(job.tokens), find_sources(job)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     try:
-        ray.get([_submit(source, job.tokens, job.model, job.config) for source in missing])
+        for strategy in (_ANYWHERE, here):
+            missing = [source for source in sources if not is_prepared(source, folder, encoder, job.config)]
+            ray.get([_submit(source, job.tokens, job.model, job.config, strategy) for source in missing])
     except RayTaskError as error:
         if isinstance(error.cause, PsiError):
             raise error.cause from error
@@ -70,11 +75,14 @@ def token_energy(folder: str) -> Path:
     return Path(folder) / "energy"
 
 
-def _submit(source: Source, folder: str, model: str, config: TrainingConfig) -> "ObjectRef[None]":
+def _submit(
+    source: Source, folder: str, model: str, config: TrainingConfig, strategy: Any = _ANYWHERE
+) -> "ObjectRef[None]":
     import ray
 
     task: Any = ray.remote(_tokenise)
-    return task.options(num_cpus=1, runtime_env={"env_vars": _ENVIRONMENT}).remote(source, folder, model, config)
+    options = {"num_cpus": 1, "runtime_env": {"env_vars": _ENVIRONMENT}, "scheduling_strategy": strategy}
+    return task.options(**options).remote(source, folder, model, config)
 
 
 def _tokenise(source: Source, folder: str, model: str, config: TrainingConfig) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from cluster import prepare_tokens as prepare_tokens_module
 from cluster.prepare_tokens import TokenTasks, prepare_tokens, token_energy
 from cluster.train_job import run_training
 from generation.errors import NotSealedError, TrainingError
@@ -87,3 +88,17 @@ def test_a_second_training_seed_prepares_nothing_again(tmp_path, model):
     before = made(job)
     prepare_tokens(replace(job, seed=1, checkpoints=str(tmp_path / "other")))
     assert made(job) == before
+
+
+def test_files_that_came_to_lie_on_another_node_are_made_again_on_the_drivers(tmp_path, model, monkeypatch):
+    job = make_job(tmp_path / "job", model, write_dataset(tmp_path / "dataset"), None)
+    submit, nodes = prepare_tokens_module._submit, []
+
+    def elsewhere_first(source, folder, *others):
+        nodes.append(getattr(others[-1], "node_id", "any"))
+        return submit(source, folder if len(nodes) > 2 else str(tmp_path / "another node"), *others)
+
+    monkeypatch.setattr(prepare_tokens_module, "_submit", elsewhere_first)
+    prepare_tokens(job)
+    assert nodes == ["any", "any", *[ray.get_runtime_context().get_node_id()] * 2]
+    assert [file.rows for file in prepare(job, load_encoder(job.model))] == [40, 25]
