@@ -110,8 +110,8 @@ def test_zero_stage_3_with_adapters_is_refused_in_the_recipe():
         TrainingConfig.model_validate({"lora": {}, "zero_stage": 3})
 
 
-def run(job):
-    assert run_gang(job, 2) == [0, 0], said(job)[-3000:]
+def run(job, world=2):
+    assert run_gang(job, world) == [0] * world, said(job)[-3000:]
     return read_metrics(Path(job.metrics))
 
 
@@ -141,3 +141,18 @@ def test_adapters_are_trained_saved_resumed_and_published_merged(folders, tmp_pa
     base = AutoModelForCausalLM.from_pretrained(folders[True], dtype=torch.bfloat16)
     assert torch.equal(base.model.embed_tokens.weight, published.model.embed_tokens.weight)
     assert not torch.equal(base.model.layers[0].mlp.up_proj.weight, published.model.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.slow
+def test_adapters_go_on_with_another_number_of_ranks(folders, tmp_path):
+    dataset = write_dataset(tmp_path / "dataset")
+    settings = {"lora": LORA, "zero_stage": 2, "rows_per_step": 4, "epochs": 4, "max_steps": 8}
+    settings |= {"checkpoint_every_steps": 4, "weight_decay": 0.1}
+    whole = make_job(tmp_path / "whole", folders[False], dataset, None, **settings)
+    lines = run(whole)
+    part = make_job(tmp_path / "part", folders[False], dataset, None, **settings)
+    Path(part.checkpoints).mkdir(parents=True)
+    first = complete_checkpoints(Path(whole.checkpoints))[0]
+    first.rename(Path(part.checkpoints) / first.name)
+    losses = [line["loss"] for line in run(part, 1)]
+    assert losses == pytest.approx([line["loss"] for line in lines[4:]], abs=1e-5)
