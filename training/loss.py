@@ -37,7 +37,8 @@ class LossModel(nn.Module):
             chunk_tokens: Supervised tokens whose logits exist at once.
         """
         super().__init__()
-        model.set_output_embeddings(LossHead(model.get_output_embeddings(), chunk_tokens))
+        head = LossHead(model.get_output_embeddings(), chunk_tokens, _logit_scale(model.config.get_text_config()))
+        model.set_output_embeddings(head)
         self.model: Any = model
 
     def forward(
@@ -61,15 +62,21 @@ class LossHead(nn.Module):
     1,024 tokens a quarter. Tokens that are not supervised get no logits at all.
     """
 
-    def __init__(self, head: nn.Linear, chunk_tokens: int) -> None:
-        """Take over weight and bias of an output layer; a weight that is tied to the embeddings stays tied."""
+    def __init__(self, head: nn.Linear, chunk_tokens: int, scale: float = 1.0) -> None:
+        """Take over weight and bias of an output layer; a weight that is tied to the embeddings stays tied.
+
+        Args:
+            head: The layer.
+            chunk_tokens: Supervised tokens whose logits exist at once.
+            scale: What the model multiplies the layer's output with.
+        """
         super().__init__()
         self.weight = head.weight
         self.bias: nn.Parameter | None = head.bias
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self.scale = chunk_tokens, scale
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits, or with targets the summed cross entropy of those that are not `IGNORED`.
+        """What the layer gives, or with targets the summed cross entropy of those that are not `IGNORED`.
 
         Args:
             hidden: Last hidden states, shape (rows, length, width).
@@ -83,6 +90,8 @@ class LossHead(nn.Module):
         hidden, targets = hidden.flatten(0, 1).index_select(0, supervised), targets.flatten()[supervised]
         if not torch.is_grad_enabled():  # autograd.Function would compute gradients of the weight for nobody
             weight, bias = weight.detach(), None if bias is None else bias.detach()
+        if self.scale != 1:
+            hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
         return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, self.chunk_tokens)
 
 
@@ -127,3 +136,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         """In place: a weight's gradient may be large, and a second backward pass through the same graph is an error anyway."""
         gradients = [None if gradient is None else gradient.mul_(scales[0]) for gradient in ctx.saved_tensors]
         return (*gradients, None, None)
+
+
+def _logit_scale(config: Any) -> float:
+    """Cohere's models multiply their logits, Granite's divide them; the self-test finds what others may do."""
+    return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))

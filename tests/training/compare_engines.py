@@ -84,6 +84,14 @@ def main() -> None:
         for weight, other in expected.items():
             difference = (weights[weight] - other).abs().mean().item()
             assert difference < 1e-6, f"{name}: {weight} differs by {difference}"
+    coarse = {"precision": "bfloat16", "gradient_checkpointing": True}
+    rounded = [
+        under_deepspeed(folder, make_config(stage, {}).model_copy(update=coarse), ranks)[0] for stage in (1, 2, 3)
+    ]
+    for losses in rounded:
+        assert losses == pytest.approx(expected_losses, rel=0.01), (
+            f"bfloat16: losses {rounded}, expected {expected_losses}"
+        )
     for theirs in ({"zero_optimization": {"offload_optimiser": {}}}, {"communication_data_type": "8"}):
         config = make_config(1, theirs)
         with pytest.raises(TrainingError, match=r"DeepSpeed refuses training\.deepspeed"):

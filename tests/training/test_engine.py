@@ -11,7 +11,9 @@ def folder(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("model")))
 
 
-def test_every_zero_stage_offloading_and_hpz_take_the_steps_of_plain_pytorch_and_mistakes_are_errors_of_ours(folder):
+def test_zero_stages_offloading_hpz_and_bfloat16_take_the_steps_of_plain_pytorch_and_mistakes_are_errors_of_ours(
+    folder,
+):
     command = [sys.executable, "-m", "tests.training.compare_engines", folder, str(free_port())]
     ranks = [
         subprocess.Popen([*command, str(rank)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from generation.errors import TrainingError
 from tests.training.build_job import make_job, write_model
@@ -63,14 +64,31 @@ class MeetBackward(torch.autograd.Function):
         return gradient + 0.1 * gradient.roll(-1, dims=1)
 
 
-def test_a_model_that_caps_its_logits_is_refused(folder, tmp_path):
-    model, config = load(folder, tmp_path)
-    own = model.model.forward
-    model.model.forward = lambda **inputs: cap(own(**inputs))
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [("granite", {"logits_scaling": 8.0}), ("cohere", {"logit_scale": 0.0625}), ("qwen3", {}), ("olmo2", {})],
+)
+def test_models_that_scale_their_logits_are_trained_on_the_scaled_ones(tmp_path, kind, own):
+    model, config = load(write_other_model(tmp_path, kind, **own), tmp_path)
+    check_model(model, config, CPU)
+
+
+def test_a_model_that_caps_its_logits_is_refused(tmp_path):
+    model, config = load(write_other_model(tmp_path, "gemma2", final_logit_softcapping=2.0), tmp_path)
     with pytest.raises(TrainingError, match="it may cap or scale logits"):
         check_model(model, config, CPU)
 
 
-def cap(answer):
-    answer.logits = 5 * torch.tanh(answer.logits / 5)
-    return answer
+def write_other_model(folder, kind, **own):
+    set_seed(0)
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    values = {**shape, **ids, "num_key_value_heads": 1, "vocab_size": 126, "initializer_range": 0.2, **own}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values)).save_pretrained(folder)
+    return folder
