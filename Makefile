@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0+cpu
 
-.PHONY: run test slow chaos check bench evidence clean
+.PHONY: run test slow image chaos check bench evidence clean
 
 run: $(READY)
 	$(BIN)/psi run recipes/miniature/recipe.toml
@@ -17,9 +17,13 @@ evidence: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Training that takes minutes: ranks killed in many places, links cut, changes of the number of ranks.
+# What takes minutes: ranks killed in many places, other numbers of ranks, the commands of k8s/ on a local cluster.
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The install steps of k8s/images/Dockerfile, for the CPU, in a clean prefix.
+image: $(READY)
+	$(BIN)/python -m pytest -m downloads tests/k8s
 
 # The long stories of tests/chaos: several minutes of faults. Another story: make chaos SEED=7
 chaos: $(READY)
