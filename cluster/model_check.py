@@ -42,8 +42,8 @@ def publish_checked(run: OpenRun, name: str, folder: Path, serve: Callable[[str]
         said = "; ".join(f"{answer.task}: {_described(answer)}" for answer in answers)
         raise TrainingError(
             f"{folder}: the trained model is not published, for no answer of it in vLLM says something and ends within "
-            f"evaluation.sampling.max_output_tokens = {run.recipe.evaluation.sampling.max_output_tokens} ({said}); look at its loss, and "
-            "train longer or with another learning rate, or raise that limit, in a new run.output"
+            f"evaluation.sampling.max_output_tokens = {run.recipe.evaluation.sampling.max_output_tokens} ({said}); look at its loss "
+            "in metrics/, and train longer or with another learning rate, or raise that limit, in a new run.output"
         )
     (folder / UNCHECKED).rename(folder / LINEAGE)
 

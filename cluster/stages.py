@@ -1,7 +1,5 @@
 """The stages of a run. Each looks at the run folder first and does only what is not there yet."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 from cluster.model_check import publish_checked
 from cluster.open_run import OpenRun
 from cluster.progress import Counters
-from cluster.repeating import repeating
-from cluster.report_files import read_metrics
 from cluster.stage_pools import StagePools, TokenBook
+from cluster.train_progress import keep_metrics, training_shown
 from generation.arms import ArmSpec
 from generation.dataset import DATASET_FOLDER, SealedDataset, read_sealed
 from generation.dataset_human import held_out_rows, human_rows
@@ -23,12 +20,11 @@ from generation.instances.bundles import answer_prefix
 from generation.principles.ask import values_of
 from generation.principles.model import read_principles
 from generation.seeds import load_evaluation
-from generation.storage import Store, json_bytes, json_lines
+from generation.storage import json_bytes, json_lines
 from generation.task import Task
 from training.job import LINEAGE, TrainingJob
 
 MODEL_FOLDER = "models/round-0"
-METRICS_POLL_SECONDS = 1.0
 
 
 def model_name(engine: Any) -> str:
@@ -95,23 +91,17 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
         job = _training_job(run, spec, number, dataset)
         pools.close()
         run.tokens.wait()
-        with _training_shown(run, name, Path(job.metrics)):
-            summary = run_training(job)
+        try:
+            with training_shown(run, name, Path(job.metrics)):
+                summary = run_training(job)
+        finally:  # a loss that went wrong is what people look at first
+            keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
         run.energy.add_processes(stage, energy_folder(job))
         run.energy.add_processes("train-tokens", token_energy(job.tokens))
         publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
         lineage = store.read_json(f"{output}/{LINEAGE}")
         made = {"published_step": lineage["published_step"], "mix": lineage["mix"]}
         facts |= {"dataset": dataset.digest, "model": output, **summary, **made}
-        _keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
-
-
-def _keep_metrics(store: Store, metrics: Path, name: str) -> None:
-    """Copy what a job has noted of its steps into the run: the lines, and TensorBoard's files of them."""
-    store.replace(f"metrics/{name}.jsonl", metrics.read_bytes())
-    for file in (metrics.parent / "tensorboard").iterdir():
-        # A folder of its own for each dataset: TensorBoard takes all files of a folder for one job.
-        store.replace(f"metrics/tensorboard/{name}-{metrics.parent.name}/{file.name}", file.read_bytes())
 
 
 def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:
@@ -132,22 +122,6 @@ def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDatas
         name=f"{run.recipe.run.name}-{name}-{dataset.digest[:8]}",
         checked_later=True,
     )
-
-
-@contextmanager
-def _training_shown(run: OpenRun, arm: str, metrics: Path) -> Generator[None]:
-    """Show the steps of a training job while it runs in other processes, from the metrics file that its first rank writes."""
-    counters = Counters(f"train {arm}", 0, run.recipe.training.max_steps, noun="steps")
-
-    def show() -> None:
-        lines = read_metrics(Store(str(metrics.parent)), metrics.name)
-        tokens = sum(int(line.get("tokens", 0)) for line in lines)
-        note = f"loss {lines[-1]['loss']:.3f}" if lines else ""
-        run.line.show(replace(counters, done=len(lines), tokens=tokens, note=note))
-
-    run.line.show(counters)
-    with repeating(show, METRICS_POLL_SECONDS, "training-progress"):
-        yield
 
 
 def evaluate_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools) -> None:
