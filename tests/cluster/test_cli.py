@@ -61,6 +61,18 @@ def test_check_prints_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert "16,000 rows" in capsys.readouterr().out
 
 
+def test_train_waits_for_an_unsealed_dataset_until_its_deadline_and_ends_with_9(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"run.output={tmp_path}/run", "training.dataset_deadline_seconds=1"]
+    assert ended(["train", MINIATURE, *settings]) == 9
+    shown = capsys.readouterr().err
+    assert f"train: waiting up to 1 s for {tmp_path}/run/" in shown
+    assert "to be sealed by `psi generate`" in shown
+    assert "error: " in shown
+    assert "holds no SEALED.json" in shown
+
+
 def _heed_interrupts() -> None:
     """Without this, tests that were started in the background hand down that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -58,3 +58,11 @@ def test_a_job_survives_its_json():
     job = TrainingJob("m", "d", None, "h", "o", "k", "c", "t", TrainingConfig(deepspeed={"dump_state": True}), 3, "n")
     assert TrainingJob.from_json(job.to_json()) == job
     assert json.loads(job.to_json())["config"]["deepspeed"] == {"dump_state": True}
+
+
+def test_only_variables_that_say_how_ranks_reach_each_other_are_taken():
+    network = {"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "eth0", "TORCH_NCCL_TRACE_BUFFER_SIZE": "1000"}
+    assert TrainingConfig(environment=network).environment == network
+    for name in ("PATH", "NCCLX", "LD_PRELOAD", "nccl_debug"):
+        with pytest.raises(ValidationError, match=f"environment.{name}"):
+            TrainingConfig(environment={name: "1"})
