@@ -1,10 +1,5 @@
-"""Two ranks take steps with DeepSpeed settings of every kind, and compare losses and weights with plain PyTorch in one process.
+"""Two ranks take steps with DeepSpeed settings of every kind, and compare losses and weights with plain PyTorch in one process."""
 
-`python -m tests.training.compare_engines MODEL PORT RANK`.
-"""
-
-import os
-import sys
 from typing import Any
 
 import deepspeed
@@ -72,9 +67,7 @@ def under_deepspeed(folder: str, config: TrainingConfig, ranks: Ranks) -> tuple[
         return losses, {name: weight.detach().clone() for name, weight in weights.items()}
 
 
-def main() -> None:
-    folder, port, rank = sys.argv[1:]
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+def main(folder: str) -> None:
     ranks = join_ranks(TrainingConfig())
     expected_losses, expected = plain(folder)
     for name, (stage, theirs) in SETTINGS.items():
@@ -96,7 +89,3 @@ def main() -> None:
         config = make_config(1, theirs)
         with pytest.raises(TrainingError, match=r"DeepSpeed refuses training\.deepspeed"):
             start_engine(load_model(folder, config), config, ranks)
-
-
-if __name__ == "__main__":
-    main()

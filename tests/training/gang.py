@@ -4,6 +4,7 @@ The ranks are real processes, and what kills them is a real SIGKILL that they se
 place of, or after, a call that it makes anyway.
 """
 
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -48,11 +49,20 @@ class Kill:
 
 def start_gang(job: TrainingJob, world: int, kill: Kill | None = None) -> list[BaseProcess]:
     """Start the ranks of a job. What they say goes to `output.log` beside the checkpoints."""
+    return _start(_run_rank, world, job.to_json(), kill)
+
+
+def start_mains(module: str, world: int, log: Path, *arguments: str) -> list[BaseProcess]:
+    """Have ranks run a module's `main(*arguments)`. What they say goes to a file."""
+    return _start(_run_main, world, module, log, arguments)
+
+
+def _start(target: Callable[..., None], world: int, *arguments: Any) -> list[BaseProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = [
-        _fork_server().Process(target=_run_rank, args=(job.to_json(), rank, world, port, kill), daemon=True)
+        _fork_server().Process(target=target, args=(rank, world, port, *arguments), daemon=True)
         for rank in range(world)
     ]
     with mock.patch.dict(os.environ, ENVIRONMENT):
@@ -93,9 +103,25 @@ def _fork_server() -> Any:
     return context
 
 
-def _run_rank(job_json: str, rank: int, world: int, port: int, kill: Kill | None) -> None:
+def _run_main(rank: int, world: int, port: int, module: str, log: Path, arguments: tuple[str, ...]) -> None:
+    _take_place(rank, world, port, log)
+    importlib.import_module(module).main(*arguments)
+
+
+def _run_rank(rank: int, world: int, port: int, job_json: str, kill: Kill | None) -> None:
     job = TrainingJob.from_json(job_json)
     log = Path(job.checkpoints).parent / "output.log"
+    _take_place(rank, world, port, log)
+    if kill is not None and kill.rank == rank:
+        MOMENTS[kill.moment](kill.count)
+    from training.loop import main
+
+    Path(log.parent / "job.json").write_text(job_json)
+    sys.argv = ["training.loop", str(log.parent / "job.json")]
+    main()
+
+
+def _take_place(rank: int, world: int, port: int, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
@@ -104,13 +130,6 @@ def _run_rank(job_json: str, rank: int, world: int, port: int, kill: Kill | None
     os.environ.update(
         {**ENVIRONMENT, **{name: str(value) for name, value in place.items()}, "MASTER_ADDR": "127.0.0.1"}
     )
-    if kill is not None and kill.rank == rank:
-        MOMENTS[kill.moment](kill.count)
-    from training.loop import main
-
-    Path(log.parent / "job.json").write_text(job_json)
-    sys.argv = ["training.loop", str(log.parent / "job.json")]
-    main()
 
 
 def _die(*_: object) -> None:

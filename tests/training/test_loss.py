@@ -1,13 +1,11 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.training.build_job import ROOT, free_port, write_model
+from tests.training.build_job import write_model
+from tests.training.gang import start_mains, wait_for
 from training.config import TrainingConfig
 from training.data import IGNORED, Batch
 from training.loss import summed_loss
@@ -150,12 +148,7 @@ class Computed(TorchDispatchMode):
         return out
 
 
-def test_the_heads_gradient_is_the_same_tied_and_untied_in_every_zero_stage(folders):
-    port = str(free_port())
-    command = [sys.executable, "-m", "tests.training.compare_gradients", str(folders[True]), str(folders[False]), port]
-    ranks = [
-        subprocess.Popen([*command, str(rank)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=400)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said[0][-3000:]
+def test_the_heads_gradient_is_the_same_tied_and_untied_in_every_zero_stage(folders, tmp_path):
+    log = tmp_path / "log"
+    ranks = start_mains("tests.training.compare_gradients", 2, log, str(folders[True]), str(folders[False]))
+    assert wait_for(ranks) == [0, 0], log.read_text()[-3000:]
