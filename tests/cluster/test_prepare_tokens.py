@@ -1,8 +1,10 @@
 """Tokenising on a real Ray cluster: before the dataset is sealed, before there are ranks, and once."""
 
+import io
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,25 @@ import pytest
 import ray
 
 from cluster import prepare_tokens as prepare_tokens_module
+from cluster.energy_book import EnergyBook
+from cluster.generate import generate_stage
+from cluster.open_run import OpenRun
 from cluster.prepare_tokens import TokenTasks, prepare_tokens, token_energy
+from cluster.private_sends import SendBook
+from cluster.progress import ProgressLine
+from cluster.recipe import load_recipe, load_tasks
+from cluster.stage_pools import StagePools
+from cluster.stages import token_folder, trainable_model
 from cluster.train_job import run_training
+from generation.arms import arm_spec
+from generation.dataset import DATASET_FOLDER, read_sealed
 from generation.errors import NotSealedError, TrainingError
-from tests.training.build_job import conversations, make_job, write_dataset, write_model, write_rows
+from generation.prompts.prompt_set import load_prompt_set
+from generation.storage import Store
+from tests.training.build_job import ROOT, conversations, make_job, write_dataset, write_model, write_rows
 from training.chat import load_encoder
 from training.prepare import is_prepared, prepare
-from training.sources import find_sources
+from training.sources import Source, find_sources
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +116,19 @@ def test_files_that_came_to_lie_on_another_node_are_made_again_on_the_drivers(tm
     prepare_tokens(job)
     assert nodes == ["any", "any", *[ray.get_runtime_context().get_node_id()] * 2]
     assert [file.rows for file in prepare(job, load_encoder(job.model))] == [40, 25]
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_generation_has_each_file_of_its_dataset_tokenised_where_a_model_is_trained_on_it(tmp_path, trains):
+    loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
+    store, recipe = Store(loaded.recipe.run.output), loaded.recipe
+    line, prompts = ProgressLine(io.StringIO(), time.monotonic), load_prompt_set(recipe.prompts, loaded.folder)
+    run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store), trains=trains)
+    pools = StagePools(recipe, run.energy, SendBook(store, recipe))
+    generate_stage(run, arm_spec("seeds"), [], pools)
+    run.tokens.wait()
+    sealed, encoder = read_sealed(run.arm("seeds").child(DATASET_FOLDER).uri), load_encoder(trainable_model(run))
+    sources = [Source(uri, content) for uri, content in zip(sealed.files, sealed.hashes, strict=True)]
+    assert len(sources) == len(run.tasks)
+    folder = Path(token_folder(run))
+    assert {is_prepared(source, folder, encoder, recipe.training) for source in sources} == {trains}
