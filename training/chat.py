@@ -128,7 +128,8 @@ class ChatEncoder:
         return self.tokenizer.apply_chat_template(list(talk), tokenize=False, add_generation_prompt=prompt)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        wanted = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        return self.tokenizer(texts, **wanted)["input_ids"] if texts else []
 
 
 def _text_key(talk: Conversation) -> int:
