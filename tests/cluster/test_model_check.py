@@ -22,6 +22,8 @@ from generation.storage import Store
 from tests.training.build_job import ROOT
 from training.job import LINEAGE, UNCHECKED
 
+pytestmark = pytest.mark.slow
+
 SMALL = ROOT / "recipes/miniature/models/small"
 
 
