@@ -158,13 +158,31 @@ def generate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     _stage("generate", recipe, overrides)
 
 
-@app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+@app.command(
+    epilog="\b\nWithout Ray:\n  psi train mytask --jobs jobs\n  torchrun ... -m training.loop jobs/psi.json     on every node\n"
+    "  psi train mytask                              checks and publishes the model"
+)
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    jobs: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Only write the jobs there, for torchrun.", show_default=False),
+    ] = None,
+) -> None:
     """Stage 3 alone: train on the rows.
 
     Waits for the dataset up to training.dataset_deadline_seconds.
     """
-    _stage("train", recipe, overrides)
+    if jobs is None:
+        _stage("train", recipe, overrides)
+        return
+    from cluster.driver import write_jobs
+    from cluster.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    for path in write_jobs(loaded, jobs):
+        typer.echo(f"torchrun --nproc-per-node {loaded.recipe.training.ranks} -m training.loop {path}")
 
 
 @app.command()

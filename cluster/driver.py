@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from cluster.compare import LEFT_OUT, build_compare
 from cluster.compare_text import compare_table
@@ -22,10 +23,10 @@ from cluster.report import build_report, read_report
 from cluster.report_files import arm_folder
 from cluster.session import ray_session
 from cluster.stage_pools import StagePools
-from cluster.stages import evaluate_stage, train_stage
+from cluster.stages import evaluate_stage, numbered, train_stage, training_job
 from generation.arms import ArmSpec, arm_spec
 from generation.curation.decontaminate import contaminated_seeds
-from generation.dataset import DATASET_FOLDER
+from generation.dataset import DATASET_FOLDER, read_sealed
 from generation.errors import GaveUpError, RunLockedError, YieldError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.seeds import load_evaluation
@@ -63,6 +64,26 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
         line.close()
 
 
+def write_jobs(loaded: LoadedRecipe, folder: Path) -> list[Path]:
+    """Write the training jobs of a run for a launcher other than Ray Train, once their datasets are sealed.
+
+    Returns:
+        A file for each model, which `training.loop` takes. What it exports, the train stage then checks and publishes.
+    """
+    line = ProgressLine(sys.stderr, time.monotonic)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    try:
+        with _opened(loaded, line, _await_datasets(loaded, line), joins_cluster=False) as run:
+            for spec, number in _models(run, run.arms):
+                dataset = read_sealed(run.arm(spec.name).child(DATASET_FOLDER).uri)
+                written.append(folder / f"{numbered(spec.name, number)}.json")
+                written[-1].write_text(training_job(run, spec, number, dataset).to_json())
+    finally:
+        line.close()
+    return written
+
+
 def _reported(store: Store, compares: bool) -> str:
     """Write the report, and before it the comparison that it shows; returns the table to print."""
     compared = build_compare(store) if compares else None
@@ -85,7 +106,9 @@ def _await_datasets(loaded: LoadedRecipe, line: ProgressLine) -> float:
 
 
 @contextmanager
-def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -> Generator[OpenRun]:
+def _opened(
+    loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float, *, joins_cluster: bool = True
+) -> Generator[OpenRun]:
     """Read and check everything that needs no engine, claim the run and join the cluster."""
     tasks = tuple(load_tasks(loaded))
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
@@ -93,7 +116,8 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
     with ExitStack() as stack:
         lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
-        stack.enter_context(ray_session(loaded.recipe.cluster))
+        if joins_cluster:
+            stack.enter_context(ray_session(loaded.recipe.cluster))
         yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store), lock.confirm)
 
 
@@ -145,13 +169,17 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
         there = [arm for arm in run.arms if _prepared(run, arm, stages, pools)]
-    trained = [(arm, number) for arm in there if arm.trained for number in run.models_of(arm)]
     with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
-        for arm, number in trained:
+        for arm, number in _models(run, there):
             if "train" in stages:
                 train_stage(run, arm, number, pools, to_check="evaluate" not in stages)
             if "evaluate" in stages:  # by the engines that training has checked the model with
                 evaluate_stage(run, arm, number, pools)
+
+
+def _models(run: OpenRun, arms: Sequence[ArmSpec]) -> list[tuple[ArmSpec, int]]:
+    """Every model that is trained: its arm, and the number of its training seed."""
+    return [(arm, number) for arm in arms if arm.trained for number in run.models_of(arm)]
 
 
 def _prepared(run: OpenRun, arm: ArmSpec, stages: Sequence[str], pools: StagePools) -> bool:

@@ -88,7 +88,7 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
     if run.done(stage) and run.store.read_json(f"stages/{stage}.json")["dataset"] == dataset.digest:
         return
     with run.record(stage) as facts:
-        job = _training_job(run, spec, number, dataset)
+        job = training_job(run, spec, number, dataset)
         pools.close()
         run.tokens.wait()
         try:
@@ -104,7 +104,8 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
         facts |= {"dataset": dataset.digest, "model": output, **summary, **made}
 
 
-def _training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:
+def training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDataset) -> TrainingJob:
+    """What the ranks are told, whoever launches them."""
     store, name = run.arm(spec.name), numbered(spec.name, number)
     config, scratch = run.recipe.training, Path(run.recipe.run.scratch)
     checkpoints = scratch / name / dataset.digest[:8]

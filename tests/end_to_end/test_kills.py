@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from generation.visible import ShardReader
 from recipes.miniature.world import TASKS, oracle
 from tests.end_to_end.live_run import ROOT, LiveRun, live_run
 from training.checkpoint import complete_checkpoints
+from training.job import TrainingJob
 from training.metrics import read_metrics
 
 pytestmark = pytest.mark.timeout(1800)
@@ -237,3 +239,18 @@ def test_the_same_command_once_more_changes_nothing(run: LiveRun, third: Chapter
     assert contents(run.folder) == before
     assert " took " not in run.said()
     assert json.loads((run.folder / "report.json").read_text())["arms"] == report["arms"]
+
+
+def test_torchrun_takes_the_job_that_psi_train_writes(run: LiveRun, third: Chapter, tmp_path: Path) -> None:
+    train = [run.command[0], "train", *run.command[2:], "--jobs", str(tmp_path)]
+    said = subprocess.run(train, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert said.stdout == f"torchrun --nproc-per-node 2 -m training.loop {tmp_path}/psi.json\n", said.stderr
+    job = TrainingJob.from_json((tmp_path / "psi.json").read_text())
+    assert job.is_exported
+    places = {name: str(tmp_path / name) for name in ("output", "checkpoints", "metrics")}
+    short = job.config.model_copy(update={"max_steps": 3})
+    (tmp_path / "psi.json").write_text(replace(job, config=short, **places).to_json())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *said.stdout.split()[1:]]
+    assert subprocess.run(torchrun, cwd=ROOT, timeout=600).returncode == 0
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics")] == [1, 2, 3]
+    assert (tmp_path / "output/model.safetensors").exists()
