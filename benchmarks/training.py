@@ -38,7 +38,7 @@ _BARS = {"vs_hf_trainer": 1.5, "vs_trl": 0.97}
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=14, help=f"optimizer steps of a turn, {_WARM} of which warm up")
+    parser.add_argument("--steps", type=int, default=8, help=f"optimizer steps of a turn, {_WARM} of which warm up")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="psi among them")
     parser.add_argument("--width", type=int, default=512)
