@@ -30,7 +30,7 @@ from training.metrics import read_metrics
 pytestmark = pytest.mark.timeout(1800)
 
 # A second of both replicas is up to 150 rows: enough for several before whatever shall be killed has been found.
-ROWS, STEPS = 600, 60
+ROWS, STEPS = 400, 60
 TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
 OVERRIDES = [
     TASK,

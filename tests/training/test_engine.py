@@ -1,7 +1,10 @@
+import pytest
+
 from tests.training.build_job import write_model
 from tests.training.gang import start_mains, wait_for
 
 
+@pytest.mark.slow
 def test_zero_stages_offloading_hpz_and_bfloat16_take_the_steps_of_plain_pytorch_and_mistakes_are_errors_of_ours(
     tmp_path,
 ):
