@@ -101,7 +101,11 @@ def test_a_job_whose_ranks_are_killed_at_random_times_ends_as_if_nothing_had_hap
         ranks, before = start_gang(job, 2), len(starts(job))
         while len(starts(job)) == before and all(rank.is_alive() for rank in ranks):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2))
+        # After up to three more steps, whatever they take here, and some time into the next one or a checkpoint.
+        until = starts(job)[-1] + rng.randint(0, 3)
+        while len(read_metrics(Path(job.metrics))) < until and all(rank.is_alive() for rank in ranks):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
         victim = rng.choice(ranks)
         if victim.exitcode is not None:
             break
