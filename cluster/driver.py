@@ -54,7 +54,7 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
         store = Store(loaded.recipe.run.output)
         if set(stages) != {"report"}:
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
-            with _opened(loaded, line, patience) as run:
+            with _opened(loaded, line, patience) as run, ray_session(loaded.recipe.cluster):
                 _run_stages(replace(run, compares=compares, trains="train" in stages), stages)
         if "report" in stages:
             line.say(_reported(store, compares))
@@ -74,7 +74,7 @@ def write_jobs(loaded: LoadedRecipe, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     try:
-        with _opened(loaded, line, _await_datasets(loaded, line), joins_cluster=False) as run:
+        with _opened(loaded, line, _await_datasets(loaded, line)) as run:
             for spec, number in _models(run, run.arms):
                 dataset = read_sealed(run.arm(spec.name).child(DATASET_FOLDER).uri)
                 written.append(folder / f"{numbered(spec.name, number)}.json")
@@ -106,18 +106,14 @@ def _await_datasets(loaded: LoadedRecipe, line: ProgressLine) -> float:
 
 
 @contextmanager
-def _opened(
-    loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float, *, joins_cluster: bool = True
-) -> Generator[OpenRun]:
-    """Read and check everything that needs no engine, claim the run and join the cluster."""
+def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -> Generator[OpenRun]:
+    """Read and check everything that needs no engine, and claim the run."""
     tasks = tuple(load_tasks(loaded))
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
     store = Store(loaded.recipe.run.output)
     with ExitStack() as stack:
         lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
-        if joins_cluster:
-            stack.enter_context(ray_session(loaded.recipe.cluster))
         yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store), lock.confirm)
 
 

@@ -82,9 +82,8 @@ class _Space:
         self.bins = 0
         self._capacity = capacity
         self._open: list[list[int]] = [[] for _ in range(capacity + 1)]
-        self._rooms = (
-            0  # bit r is set where some bin has r tokens left: finding the best fit is arithmetic on one integer
-        )
+        # Bit r is set where some bin has r tokens left: finding the best fit is arithmetic on one integer.
+        self._rooms = 0
 
     def place(self, length: int, bin_of: Ints) -> None:
         """Choose a bin for each of some rows of one length.

@@ -74,7 +74,7 @@ def start_training(job: TrainingJob) -> Training:
         _show_samples(data.train, encoder)
     identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
     # A checkpoint of adapters holds no frozen weight: it belongs to these files of the base model.
-    base = ranks.gather(_base_digests(job) if config.lora and ranks.leads else None)[0]
+    base = ranks.first(_base_digests(job) if config.lora and ranks.leads else None)
     plan = make_plan(data.train.lengths, config, job.seed, f"{data.digest} {identity} {base}")
     torch.manual_seed(job.seed)  # adapters are drawn at random
     model = load_model(job.model, config)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def run_step(training: Training, feed: Feed, step: int, *, asked_to_leave: bool 
     rate = learning_rate(step, training.plan.steps, config)
     set_learning_rate(engine, rate)
     sums = _compute(training, data)
-    sums[2] = asked_to_leave
-    (loss_sum, positions, asked), tokens, waits = _reduce(training, sums, data.rank_tokens, waited)
+    (loss_sum, positions), each = _reduce(training, sums, [data.rank_tokens, waited, asked_to_leave])
+    tokens, waits, asked = each
     mean = loss_sum / data.supervised_tokens
     if not math.isfinite(mean):
         raise TrainingError(
@@ -56,13 +57,13 @@ def run_step(training: Training, feed: Feed, step: int, *, asked_to_leave: bool 
         tokens_per_second=data.tokens / seconds,
         mfu=_mfu(training, data, seconds),
     )
-    return metrics, asked > 0
+    return metrics, any(asked)
 
 
 def _compute(training: Training, data: StepData) -> torch.Tensor:
-    """Update the weights; returns this rank's summed loss, computed positions and a place for one number more, float64, shape (3,)."""
+    """Update the weights; returns this rank's summed loss and computed positions, float64, shape (2,)."""
     engine, ranks = training.engine, training.ranks
-    sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for micro_batch in data.batches:
         batch = micro_batch.to(ranks.device)
         loss = summed_loss(engine, batch)
@@ -73,18 +74,16 @@ def _compute(training: Training, data: StepData) -> torch.Tensor:
     return sums
 
 
-def _reduce(
-    training: Training, sums: torch.Tensor, tokens: int, waited: float
-) -> tuple[list[float], list[float], list[float]]:
-    """In one collective: the sums over all ranks, each rank's tokens, and the seconds that each waited for its data."""
+def _reduce(training: Training, sums: torch.Tensor, own: Sequence[float]) -> tuple[list[float], list[list[float]]]:
+    """In one collective: sums over all ranks, and for each number that is a rank's own, what all ranks have."""
     ranks = training.ranks
-    each = torch.zeros(2, ranks.world, dtype=torch.float64, device=ranks.device)
-    each[:, ranks.rank] = torch.tensor([tokens, waited], dtype=torch.float64)
+    each = torch.zeros(len(own), ranks.world, dtype=torch.float64, device=ranks.device)
+    each[:, ranks.rank] = torch.tensor(own, dtype=torch.float64)
     flat = torch.cat([sums, each.flatten()])
     distributed.all_reduce(flat)
     values: list[float] = flat.tolist()
-    first = len(sums)
-    return values[:first], values[first : first + ranks.world], values[first + ranks.world :]
+    starts = range(len(sums), len(values), ranks.world)
+    return values[: len(sums)], [values[start : start + ranks.world] for start in starts]
 
 
 def _mfu(training: Training, data: StepData, seconds: float) -> float | None:
