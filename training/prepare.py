@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ TOKEN_SCHEMA = pa.schema(
     ]
 )
 """Columns of a token file: tokens, the half-open spans of them that are supervised, and `Encoded.text_key`."""
-_VERSION = "2"
+_VERSION = "3"
 _POLL_SECONDS = 0.05
 _PATIENCE_SECONDS = 60.0
 """After so long without a sign of the one who makes a file, another rank makes it. A batch of rows, the sign, takes about a second."""
@@ -51,6 +52,7 @@ class TokenFile:
         rows: Rows in it.
         too_long: Rows above `max_tokens`, which were left out or cut as `overlong` says.
         unsupervised: Rows that were left out because nothing in them is supervised.
+        largest_token: Of the ids in it; -1 without rows.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class TokenFile:
     rows: int
     too_long: int
     unsupervised: int
+    largest_token: int
 
 
 def prepare(job: TrainingJob, encoder: ChatEncoder, rank: int = 0, world: int = 1) -> list[TokenFile]:
@@ -96,13 +99,16 @@ def prepare_file(source: Source, folder: Path, encoder: ChatEncoder, config: Tra
     if _facts_path(target).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    temporary, counts = target.with_suffix(f".{uuid4().hex}.tmp"), Counter[str]()
+    temporary, counts, largest = target.with_suffix(f".{uuid4().hex}.tmp"), Counter[str](), -1
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, TOKEN_SCHEMA) as writer:
         for conversations in source.conversations():
             rows = _fitted(encoder.encode(conversations, config.loss_on), config, source, counts)
-            writer.write_batch(_record_batch(rows))
+            batch = _record_batch(rows)
+            ids = cast(Any, batch.column("input_ids")).values.to_numpy()
+            largest = int(ids.max(initial=largest))
+            writer.write_batch(batch)
     _show(temporary, target)
-    temporary.write_text(json.dumps({"writer": source.writer(), **counts}))
+    temporary.write_text(json.dumps({"writer": source.writer(), "largest_token": largest, **counts}))
     _show(temporary, _facts_path(target))
 
 
@@ -185,7 +191,8 @@ def _facts_path(target: Path) -> Path:
 def _read_facts(source: Source, target: Path) -> TokenFile:
     facts = json.loads(_facts_path(target).read_text())
     counts = {name: facts.get(name, 0) for name in ("rows", "too_long", "unsupervised")}
-    return TokenFile(target, source.repeats, "human" if source.human else facts["writer"], **counts)
+    writer = "human" if source.human else facts["writer"]
+    return TokenFile(target, source.repeats, writer, **counts, largest_token=facts["largest_token"])
 
 
 def _show(temporary: Path, target: Path) -> None:

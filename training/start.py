@@ -21,7 +21,6 @@ from training.self_test import check_model
 from training.token_rows import JobRows, TokenRows, open_rows
 
 _SAMPLES = 3
-_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +70,26 @@ def start_training(job: TrainingJob) -> Training:
     check_shared(ranks, Path(job.checkpoints))
     data = open_rows(files, config.held_out_rows)
     if ranks.leads:
-        _show_samples(data.train, encoder)
+        _show_samples(data.train, encoder, Path(job.checkpoints) / "samples.txt")
     identity = config.model_dump_json(exclude={*config.operations, "zero_stage"})
     # A checkpoint of adapters holds no frozen weight: it belongs to these files of the base model.
     base = ranks.first(_base_digests(job) if config.lora and ranks.leads else None)
     plan = make_plan(data.train.lengths, config, job.seed, f"{data.digest} {identity} {base}")
     torch.manual_seed(job.seed)  # adapters are drawn at random
     model = load_model(job.model, config)
-    check_fit(model, _largest_token(data.train, encoder), int(data.train.lengths.max()))
+    largest = max(encoder.pad_id, *(file.largest_token for file in files))
+    check_fit(model, largest, int(data.train.lengths.max()))
     engine = start_engine(model, config, ranks)
     check_model(engine.module, config, ranks.device)
     return Training(job, ranks, encoder, files, data, plan, engine, model_flops(engine.module.model))
 
 
-def _show_samples(rows: TokenRows, encoder: ChatEncoder) -> None:
-    """Say on standard error what a few rows look like, for people to see that the right tokens are supervised."""
-    for row in range(min(_SAMPLES, len(rows.lengths))):
-        sample = encoder.decode_masked(rows.tokens(row).tolist(), rows.loss_spans(row))
-        sys.stderr.write(f"supervised is what stands in << >>: {sample}\n")
+def _show_samples(rows: TokenRows, encoder: ChatEncoder, path: Path) -> None:
+    """Write down what a few rows look like, for people to see that the right tokens are supervised; beside the data, for it may be private."""
+    numbers = range(min(_SAMPLES, len(rows.lengths)))
+    samples = [encoder.decode_masked(rows.tokens(row).tolist(), rows.loss_spans(row)) for row in numbers]
+    path.write_text("".join(f"{sample}\n" for sample in samples), encoding="utf-8")
+    sys.stderr.write(f"{path}: the first rows, what is supervised in << >>\n")
 
 
 def lineage(training: Training, published_step: int) -> dict[str, Any]:
@@ -118,12 +119,6 @@ def _shares(mix: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
     """The mix with the share that each source has in the supervised tokens, of which the loss is the mean."""
     total = sum(counts["supervised_tokens"] for counts in mix.values())
     return {name: {**counts, "share": counts["supervised_tokens"] / total} for name, counts in mix.items()}
-
-
-def _largest_token(rows: TokenRows, encoder: ChatEncoder) -> int:
-    """Of the first rows, and of those that end and pad them: what a chat template adds is in every row."""
-    first = range(min(_LOOKED_AT, len(rows.lengths)))
-    return max(encoder.pad_id, *encoder.eos_ids, *(int(rows.tokens(row).max()) for row in first))
 
 
 def _base_digests(job: TrainingJob) -> dict[str, str]:

@@ -104,6 +104,15 @@ def test_each_step_says_how_fast_it_was_and_what_its_time_and_places_went_into(t
     assert list(Path(two_ranks[0].metrics).parent.glob("tensorboard/events*"))
 
 
+def test_a_look_at_the_first_rows_lies_beside_the_data_and_what_is_logged_holds_no_text_of_them(two_ranks):
+    samples = Path(two_ranks[0].checkpoints) / "samples.txt"
+    said = (samples.parent.parent / "output.log").read_text()
+    first = [talk[1]["content"] for talk in conversations(40, 0)[:3]]
+    assert all(f"<<{answer}" in line for answer, line in zip(first, samples.read_text().splitlines(), strict=True))
+    assert str(samples) in said
+    assert not [answer for answer in first if len(answer) > 3 and answer in said]
+
+
 def test_the_published_model_loads_and_says_where_it_comes_from(two_ranks):
     output = Path(two_ranks[0].output)
     model, report = AutoModelForCausalLM.from_pretrained(output, output_loading_info=True)

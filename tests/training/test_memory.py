@@ -33,7 +33,7 @@ def own():
     return memory.rss - memory.shared  # without mapped files, whose pages the system takes back at will
 
 before = own()
-data = open_rows([TokenFile(path, 1, "synthetic", rows_per_file, 0, 0) for path in paths], held_out_rows=1000)
+data = open_rows([TokenFile(path, 1, "synthetic", rows_per_file, 0, 0, 1) for path in paths], held_out_rows=1000)
 rows = data.train
 plan = make_plan(rows.lengths, TrainingConfig(epochs=epochs), 0, "")
 planned = own() - before

@@ -53,6 +53,11 @@ def test_token_files_are_uncompressed_arrow_of_tokens_and_loss_spans(job, encode
     assert pa.total_allocated_bytes() < table.nbytes  # mapped, not read
 
 
+def test_the_largest_token_of_a_file_is_known_without_reading_it(job, encoder):
+    file = prepare(job, encoder)[0]
+    assert file.largest_token == max(token for row in encoder.encode(conversations(40, 0)) for token in row.input_ids)
+
+
 def test_a_second_job_with_the_same_rows_finds_them_and_prepares_nothing(job, encoder, tmp_path):
     prepare(job, encoder)
     before = times(job)
