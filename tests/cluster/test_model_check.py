@@ -1,12 +1,10 @@
 """A trained model is published once it has answered in vLLM, and not before."""
 
 import io
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-import ray
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from cluster.energy_book import EnergyBook
@@ -19,6 +17,7 @@ from cluster.stage_pools import StagePools
 from generation.errors import TrainingError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.storage import Store
+from tests.local_ray import local_ray
 from tests.training.build_job import ROOT
 from training.job import LINEAGE, UNCHECKED
 
@@ -28,11 +27,9 @@ SMALL = ROOT / "recipes/miniature/models/small"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster():
+    with local_ray(cpus=2):
+        yield
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import time
 from dataclasses import replace
@@ -27,6 +26,7 @@ from generation.dataset import DATASET_FOLDER, read_sealed
 from generation.errors import NotSealedError, TrainingError
 from generation.prompts.prompt_set import load_prompt_set
 from generation.storage import Store
+from tests.local_ray import local_ray
 from tests.training.build_job import ROOT, conversations, make_job, write_dataset, write_model, write_rows
 from training.chat import load_encoder
 from training.prepare import is_prepared, prepare
@@ -39,11 +39,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster():
+    with local_ray(cpus=2):
+        yield
 
 
 def made(job):

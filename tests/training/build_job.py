@@ -54,6 +54,12 @@ def write_dataset(folder: Path, counts: tuple[int, ...] = (40, 25), rows: list |
     return str(folder)
 
 
+def write_inputs(folder: Path) -> tuple[Path, str, str]:
+    """Model, dataset and human examples."""
+    human = write_rows(folder / "human" / "seeds.parquet", conversations(6, 99))
+    return write_model(folder / "model"), write_dataset(folder / "dataset"), human
+
+
 def make_job(
     folder: Path, model: Path, dataset: str, human: str | None, held_out: str | None = None, **settings: object
 ) -> TrainingJob:

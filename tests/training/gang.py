@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from training.job import TrainingJob
+from training.metrics import read_metrics
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
 WAIT_SECONDS = 240.0
@@ -90,6 +91,17 @@ def stop(ranks: list[BaseProcess]) -> None:
 def run_gang(job: TrainingJob, world: int, kill: Kill | None = None) -> list[int | None]:
     """Train a job until its ranks end or one of them is killed; their exit codes."""
     return wait_for(start_gang(job, world, kill))
+
+
+def result(job: TrainingJob) -> tuple[list[tuple[int, float]], bytes]:
+    """What a job has said and made: its losses by step, and the bytes of its weights."""
+    lines = read_metrics(Path(job.metrics))
+    return [(line["step"], line["loss"]) for line in lines], (Path(job.output) / "model.safetensors").read_bytes()
+
+
+def starts(job: TrainingJob) -> list[int]:
+    """The steps that a job was started at, one after the other."""
+    return [line["step"] for line in read_metrics(Path(job.checkpoints) / "starts.jsonl")]
 
 
 def said(job: TrainingJob) -> str:

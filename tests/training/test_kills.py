@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.build_job import conversations, make_job, write_dataset, write_model, write_rows
-from tests.training.gang import Kill, run_gang, said, start_gang, wait_for
+from tests.training.build_job import make_job, write_inputs
+from tests.training.gang import Kill, result, run_gang, said, start_gang, starts, wait_for
 from training.metrics import read_metrics
 
 SETTINGS = {"rows_per_step": 5, "max_steps": 10, "epochs": 4, "checkpoint_every_steps": 2, "weight_decay": 0.1}
@@ -17,9 +17,7 @@ SETTINGS = {"rows_per_step": 5, "max_steps": 10, "epochs": 4, "checkpoint_every_
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    human = write_rows(folder / "human" / "seeds.parquet", conversations(6, 99))
-    return write_model(folder / "model"), write_dataset(folder / "dataset"), human
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +33,6 @@ def unharmed(inputs, tmp_path_factory):
         return results[stage]
 
     return of_stage
-
-
-def result(job):
-    lines = read_metrics(Path(job.metrics))
-    return [(line["step"], line["loss"]) for line in lines], (Path(job.output) / "model.safetensors").read_bytes()
-
-
-def starts(job):
-    return [line["step"] for line in read_metrics(Path(job.checkpoints) / "starts.jsonl")]
 
 
 def story(value):

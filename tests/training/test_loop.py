@@ -8,13 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from cluster.train_job import run_training
 from generation.errors import NotSealedError, TrainingError
-from tests.training.build_job import conversations, make_job, run_ranks, write_dataset, write_model, write_rows
+from tests.local_ray import local_ray
+from tests.training.build_job import (
+    conversations,
+    make_job,
+    run_ranks,
+    write_inputs,
+)
 from training.checkpoint import complete_checkpoints
 from training.job import LINEAGE
 from training.loop import train
@@ -25,9 +30,7 @@ SETTINGS = {"rows_per_step": 5, "max_steps": 16, "epochs": 4, "checkpoint_every_
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    human = write_rows(folder / "human" / "seeds.parquet", conversations(6, 99))
-    return write_model(folder / "model"), write_dataset(folder / "dataset"), human
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +40,9 @@ def two_ranks(inputs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def local_ray():
-    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster():
+    with local_ray(cpus=3):
+        yield
 
 
 def losses(metrics):
@@ -65,7 +66,7 @@ def test_one_rank_and_two_ranks_see_the_same_losses_under_different_zero_stages(
 
 
 def test_a_killed_rank_is_started_again_by_ray_train_and_nothing_about_the_losses_changes(
-    inputs, two_ranks, local_ray, tmp_path
+    inputs, two_ranks, cluster, tmp_path
 ):
     job = make_job(tmp_path / "killed", *inputs, zero_stage=2, ranks=2, max_restarts=1, **SETTINGS)
     killed = threading.Event()
@@ -82,7 +83,7 @@ def test_a_killed_rank_is_started_again_by_ray_train_and_nothing_about_the_losse
     assert weights[0] == weights[1]
 
 
-def test_an_error_of_ours_comes_back_from_the_ranks_as_it_was(inputs, local_ray, tmp_path):
+def test_an_error_of_ours_comes_back_from_the_ranks_as_it_was(inputs, cluster, tmp_path):
     job = make_job(tmp_path / "short", *inputs, max_tokens=3, max_restarts=0)
     with pytest.raises(TrainingError, match=r"longer than training.max_tokens = 3"):
         run_training(job)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.build_job import ROOT, make_job, write_dataset, write_model
-from tests.training.gang import ENVIRONMENT, run_gang, said, start_gang, wait_for
+from tests.training.gang import ENVIRONMENT, result, run_gang, said, start_gang, starts, wait_for
 from training.metrics import read_metrics
 
 SETTINGS = {"rows_per_step": 5, "max_steps": 100, "epochs": 40, "checkpoint_every_steps": 1000, "zero_stage": 1}
@@ -28,15 +28,6 @@ def unharmed(inputs, tmp_path_factory):
     job = make_job(tmp_path_factory.mktemp("unharmed"), *inputs, **SETTINGS)
     assert run_gang(job, 2) == [0, 0], said(job)[-3000:]
     return result(job)
-
-
-def result(job):
-    lines = read_metrics(Path(job.metrics))
-    return [(line["step"], line["loss"]) for line in lines], (Path(job.output) / "model.safetensors").read_bytes()
-
-
-def starts(job):
-    return [line["step"] for line in read_metrics(Path(job.checkpoints) / "starts.jsonl")]
 
 
 def until_some_steps(job):
