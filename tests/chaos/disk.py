@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOM_BYTES = 2**30
+FILL_ATTEMPTS = 100
 
 
 class Disk:
@@ -21,15 +22,20 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room but for the page that is begun."""
-        space = os.statvfs(self.folder)
-        self._resize((space.f_blocks - space.f_bfree + 1) * space.f_frsize)
+        for _ in range(FILL_ATTEMPTS):
+            space = os.statvfs(self.folder)
+            if self._resize((space.f_blocks - space.f_bfree + 1) * space.f_frsize):
+                return
+        raise AssertionError(f"{self.folder} is written to faster than it can be made full")
 
     def free(self) -> None:
         """There is room again."""
-        self._resize(ROOM_BYTES)
+        assert self._resize(ROOM_BYTES)
 
-    def _resize(self, size: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True, capture_output=True)
+    def _resize(self, size: int) -> bool:
+        """Whether it could be: a disk cannot become smaller than what has been written meanwhile."""
+        mount = ["mount", "-o", f"remount,size={size}", str(self.folder)]
+        return subprocess.run(mount, check=False, capture_output=True).returncode == 0
 
 
 @contextmanager
