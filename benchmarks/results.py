@@ -68,6 +68,8 @@ BARS = (
     Bar("coordinator", "restart_seconds", "from storage, with 10^6 units", most=5),
     Bar("coordinator", "cost_ratio_1e6_to_1e4", "cost of a unit among 10^6 to that among 10^4", most=1.15),
     Bar("coordinator", "ray_leases_per_second", "of a Ray actor asked by 32 clients"),
+    Bar("placement", "planner_seconds", "in the planner for 1,600 replicas on 200 nodes that come, drain and die", most=10),
+    Bar("placement", "raylets_seconds", "16 real raylets started, filled with 32 replicas that generate, and released", most=120),
     Bar("store", "rows_per_second", "rows made into Arrow and written durably"),
     Bar("store", "bytes_per_row", "of a shard"),
     Bar("training", "vs_hf_trainer", "useful tokens/s of Hugging Face `Trainer` on DeepSpeed, padded batches of 8", least=1.5),

@@ -23,7 +23,7 @@ _NODE_MEMORY_SIGN = "running low on memory"
 """What Ray says when it killed a process before its node ran out of memory."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Member:
     """A replica actor.
 

@@ -18,6 +18,7 @@ TINY = {
     "curation_quality": ["--items", "10"],
     "store": ["--shards", "2", "--units", "2", "--rounds", "1"],
     "coordinator": ["--replicas", "20", "--units", "2000", "--clients", "0"],
+    "placement": ["--replicas", "200", "--raylets", "0"],
 }
 FIGURES = {
     "packing": {"rows_per_second", "efficiency", "padded_efficiency"},
@@ -25,6 +26,7 @@ FIGURES = {
     "curation_quality": {"sources"},
     "store": {"rows_per_second", "bytes_per_row"},
     "coordinator": {"pairs_per_second", "rss_per_unit", "bytes_per_unit", "restart_seconds", "cost_ratio_1e6_to_1e4"},
+    "placement": {"planner_seconds", "replicas", "ready"},
 }
 
 
@@ -44,6 +46,14 @@ def test_the_last_line_is_json_with_the_figures_and_what_the_ratio_is_to(name: s
     assert figures["benchmark"] == name
     assert figures.keys() >= FIGURES[name] | {"ratio", "ratio_to"}
     assert figures["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_raylets_are_started_filled_and_released() -> None:
+    figures = json.loads(run("placement", *TINY["placement"][:-1], "2").splitlines()[-1])
+    moments = figures["until_seconds"]
+    assert 0 < moments["started"] < moments["placed"] < moments["filled"] < moments["released"]
+    assert figures["light_replicas"] == 4
 
 
 def test_results_say_what_is_met_and_what_failed_and_keep_what_was_measured_on_a_gpu() -> None:
