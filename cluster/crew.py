@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.deaths import Deaths
+from cluster.engine_count import EngineCount, EngineCounter
 from cluster.nodes import NodeWatch
 from cluster.placement import needed, plan_placement
 from cluster.pool_member import Member, is_memory, is_unexplained, start_member
@@ -48,18 +49,23 @@ class Crew:
         self._rung = 0
         self._nodes = NodeWatch(name, needed(config))
         self._was_ready = False
-        self._alone_since = self._began = time.monotonic()
-        self._said_missing = False
+        self._alone_since = time.monotonic()
+        self._counter = EngineCounter(config.full_within_seconds)
 
     def ready(self) -> list[Member]:
         """Those that take work."""
         return [member for member in self.members if member.info is not None and not member.draining]
 
+    def count(self) -> EngineCount:
+        """How many there are, and should be."""
+        placed = sum(bool(member.node) for member in self.members)
+        return self._counter.count(len(self._taken()), len(self.ready()), placed, time.monotonic())
+
     def fill(self) -> None:
         """Have every place of the pool filled again, also those of replicas that had left."""
-        taken = {member.number for member in self.members if not member.draining} | self._vacant.keys()
+        taken = self._taken()
         if not taken:
-            self._alone_since = self._began = time.monotonic()
+            self._alone_since = time.monotonic()
         self._vacant |= {number: 0.0 for number in range(self._config.replicas) if number not in taken}
         self._start_due()
 
@@ -91,7 +97,7 @@ class Crew:
                 self.lose(member, EngineDeadError(reason))
         self._explain()
         self._start_due()
-        self._say_who_is_missing()
+        self._refuse_to_stay_alone()
 
     def lose(self, member: Member, error: Exception) -> None:
         """It is dead, or must be: kill it for good, and start another.
@@ -227,19 +233,16 @@ class Crew:
             del self._vacant[number]
             self.members.append(start_member(self._name, number, self._config, placement, self._rung))
 
-    def _say_who_is_missing(self) -> None:
-        ready, now = len(self.ready()), time.monotonic()
-        if ready:
+    def _taken(self) -> set[int]:
+        """Places that are filled, or shall be."""
+        return {member.number for member in self.members if not member.draining} | self._vacant.keys()
+
+    def _refuse_to_stay_alone(self) -> None:
+        now = time.monotonic()
+        if self.ready():
             self._alone_since = now
         elif now - self._alone_since > self._config.start_timeout_seconds:
             raise self.too_slow()  # their node may be gone for good: replacements would wait for ever
-        late = now - self._began > self._config.start_timeout_seconds
-        if late and ready < self._config.replicas and not self._said_missing:
-            self._said_missing = True
-            _log.warning(
-                "pool '%s': %d of %d replicas are ready after %.0f s; the work goes on with them",
-                self._name, ready, self._config.replicas, self._config.start_timeout_seconds,
-            )  # fmt: skip
 
     def _remove(self, member: Member) -> None:
         self.members.remove(member)

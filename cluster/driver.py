@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.compare import LEFT_OUT, build_compare
 from cluster.compare_text import compare_table
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
 from cluster.lock import DriverLock
@@ -114,7 +115,9 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
     with ExitStack() as stack:
         lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
-        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, EnergyBook(store), lock.confirm)
+        engines = EngineBook(store, loaded.recipe.run.name, line)
+        books = EnergyBook(store), engines
+        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, *books, lock.confirm)
 
 
 def _claim(store: Store, stack: ExitStack, deadline: float) -> DriverLock:
@@ -161,11 +164,11 @@ def _clean(tasks: Sequence[Task], loaded: LoadedRecipe, line: ProgressLine) -> t
 
 
 def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
-    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
+    with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
         there = [arm for arm in run.arms if _prepared(run, arm, stages, pools)]
-    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
+    with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
         for arm, number in _models(run, there):
             if "train" in stages:
                 train_stage(run, arm, number, pools, to_check="evaluate" not in stages)

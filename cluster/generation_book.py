@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.arm import ArmFold, ArmRun
+from cluster.engine_count import EngineCount
 from cluster.metrics import SessionMetrics, session_total
-from cluster.progress import Counters
+from cluster.progress import Counters, duration
 from cluster.prometheus import Prometheus
 from cluster.protocol import Progress
 from cluster.time_ledger import Noted, TimeLedger, to_json
@@ -37,6 +38,7 @@ class GenerationBook:
         self._earlier_seconds = session_total(run.store, STAGE, "seconds")
         self._earlier_gpu_seconds = session_total(run.store, STAGE, "gpu_seconds")
         self._started, self._session = time.monotonic(), datetime.now(UTC)
+        self._engines, self._counted_at, self._gpu_seconds = EngineCount(), 0.0, 0.0
         self._metrics = SessionMetrics(run.store, STAGE, self._session)
         self._ledger = TimeLedger()
         self._prometheus = Prometheus(run.recipe.run.name, run.arm, run.recipe.energy.prefill_weight)
@@ -47,14 +49,16 @@ class GenerationBook:
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
-    @property
-    def _gpu_seconds(self) -> float:
-        """The recipe's replicas hold their GPUs for as long as the session lasts."""
-        return self._seconds * self._run.pool.gpus * self._run.pool.replicas
+    def book(self, progress: Progress, engines: EngineCount | None = None, *, last: bool = False) -> None:
+        """Show where the arm stands; note it once a second, and in full where it is the last of a session for all that is known.
 
-    def book(self, progress: Progress, *, last: bool = False) -> None:
-        """Show where the arm stands; note it once a second, and in full where it is the last of a session for all that is known."""
+        Args:
+            progress: The coordinator's counters.
+            engines: Of the pool that works on it; None: those that there last were.
+            last: Whether it may be the last of a session.
+        """
         self._ledger.hear(progress.spent)
+        self._count(engines or self._engines)
         noted = self._noted(progress)
         self._show(self._counters(noted))
         self._unbooked = noted
@@ -73,6 +77,12 @@ class GenerationBook:
             self._detailed_at = self._booked_at
         self._metrics.book(self._line(noted, detailed=detailed))
         self._prometheus.publish(noted)
+
+    def _count(self, engines: EngineCount) -> None:
+        """An engine holds its GPUs for as long as it has a node."""
+        now = self._seconds
+        self._gpu_seconds += (now - self._counted_at) * self._engines.placed * self._run.pool.gpus
+        self._engines, self._counted_at = engines, now
 
     def limit_reached(self) -> str:
         """The limit of the recipe that is used up, in words; or empty."""
@@ -104,7 +114,8 @@ class GenerationBook:
         return Noted(progress, self._ledger.replicas, accepted, fold.accepted_tokens, self._run.pool.replicas)
 
     def _counters(self, noted: Noted) -> Counters:
-        spent, tokens = self._ledger.total, noted.progress.tokens
+        spent, tokens, engines = self._ledger.total, noted.progress.tokens, self._engines
+        late = f"only {engines.ready}/{engines.wanted} engines for {duration(engines.short_seconds)}"
         return Counters(
             f"generate {self._run.arm}",
             noted.accepted,
@@ -114,6 +125,7 @@ class GenerationBook:
             replicas=noted.progress.replicas,
             wanted=noted.wanted,
             spent=spent,
+            note=late if engines.overdue else "",
         )
 
     def _line(self, noted: Noted, *, detailed: bool) -> dict[str, Any]:
@@ -132,6 +144,10 @@ class GenerationBook:
             "tokens": progress.tokens,
             "units": units,
             "replicas": progress.replicas,
+            "engines_wanted": self._engines.wanted,
+            "engines_ready": self._engines.ready,
+            "engines_short_seconds": round(self._engines.short_seconds, 3),
+            "engines_overdue": self._engines.overdue,
             "spent": to_json(self._ledger.total),
         }
         if detailed and self._run.pool.gpus:

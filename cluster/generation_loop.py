@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from cluster.arm import ArmFold, ArmRun
 from cluster.cell_yield import SeenUnits
 from cluster.coordinator_link import CoordinatorLink
+from cluster.engine_count import EngineCount
 from cluster.generation_book import GenerationBook
 from cluster.pacing import Allowance, Standing, fitting, flows_of, replicas_needed, units_wanted
 from cluster.progress import Counters
@@ -28,6 +29,10 @@ EXCERPT_CHARS = 100
 
 class GenerationPool(Protocol):
     """What the loop asks of a pool of replicas."""
+
+    def count(self) -> EngineCount:
+        """How many engines there are, and should be."""
+        ...
 
     def start_generation(self, job: GenerateJob, coordinator: Any) -> None:
         """Have every replica lease units from the coordinator until it is told to leave."""
@@ -101,7 +106,7 @@ class GenerationLoop:
             needed = self._plan(answer, progress)
             self._link.call("enough", needed)
             pool.recall(needed)
-            self._book.book(progress)
+            self._book.book(progress, pool.count())
             if self._book.limit_reached():
                 self._drain(pool)
             self._refuse_to_go_on()

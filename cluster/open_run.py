@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
 from cluster.metrics import session_seconds
 from cluster.prepare_tokens import TokenTasks
 from cluster.progress import ProgressLine
@@ -36,6 +37,7 @@ class OpenRun:
         prompts: Its prompt set.
         line: Where progress is shown.
         energy: Where what its processes use is booked.
+        engines: Where it is noted how many engines its pools have.
         confirm: Raises where another driver has taken the run over.
         compares: Whether headline arms are trained from several training seeds.
         trains: Whether the arms' datasets are trained on afterwards, and so are tokenised as they are written.
@@ -48,6 +50,7 @@ class OpenRun:
     prompts: PromptSet
     line: ProgressLine
     energy: EnergyBook
+    engines: EngineBook
     confirm: Callable[[], None] = lambda: None
     compares: bool = False
     trains: bool = False
@@ -108,6 +111,7 @@ class OpenRun:
         facts: dict[str, Any] = {}
         began, started = datetime.now(UTC), time.monotonic()
         self.line.say(f"{stage} ...")
+        self.engines.stage_facts()  # what there was between the stages belongs to none
         try:
             with self.energy.stage(stage):
                 yield facts
@@ -116,6 +120,8 @@ class OpenRun:
             session = {"stage": stage, "started": began.isoformat(), "seconds": round(seconds, 3)}
             self.store.write_new(f"sessions/{stage}-{began:%Y%m%dT%H%M%S%f}.json", json_bytes(session))
         self.confirm()
+        if engines := self.engines.stage_facts():
+            facts["engines"] = engines
         record = {**machine_facts(), **facts, **session}  # the wall time of a stage, whatever seconds it counts itself
         self.store.replace(f"stages/{stage}.json", json_bytes(record))
         self.line.say(f"{stage} took {seconds:.0f} s")

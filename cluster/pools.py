@@ -6,9 +6,13 @@ from types import TracebackType
 from typing import Any
 
 from cluster.asking import Asking, Chunk
+from cluster.commit_watch import CommitWatch
 from cluster.coordinator_calls import RemoteCoordinator
 from cluster.crew import Crew
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
+from cluster.engine_count import EngineCount
+from cluster.pool_books import PoolBooks
 from cluster.pool_member import Member, error_of, is_death
 from cluster.protocol import GenerateJob
 from generation.engines.config import PoolConfig
@@ -19,10 +23,8 @@ LEAST_RESTARTS = 5
 _CHUNKS_AT_ONCE = 2
 """Chunks of an ask in one replica, so that it has a next one while the first ends."""
 
-_COORDINATOR = "coordinator"
 _LEAVE_SECONDS = 30.0
 _STOP_SECONDS = 20.0
-_PROGRESS_SECONDS = 10.0
 
 
 class Pool:
@@ -34,19 +36,23 @@ class Pool:
         max_restarts: Engines that may die within an hour, with nothing done in between, before the pool gives up. Default: 5, or the number
             of replicas where that is more.
         energy: Where what its replicas use is booked.
+        engines: Where it is noted how many of them there are.
     """
 
     def __init__(
-        self, name: str, config: PoolConfig, max_restarts: int | None = None, energy: EnergyBook | None = None
+        self,
+        name: str,
+        config: PoolConfig,
+        max_restarts: int | None = None,
+        energy: EnergyBook | None = None,
+        engines: EngineBook | None = None,
     ) -> None:
-        self._name = name
-        self._energy = energy
+        self._books = PoolBooks(name, energy, engines)
         self._config = config
         limit = max(LEAST_RESTARTS, config.replicas) if max_restarts is None else max_restarts
         self._crew = Crew(name, config, limit, self._on_gone)
         self._generation: tuple[GenerateJob, Any] | None = None
-        self._progress: Any = None
-        self._progress_at, self._committed = 0.0, 0
+        self._commits = CommitWatch()
 
     def __enter__(self) -> "Pool":
         return self
@@ -69,7 +75,13 @@ class Pool:
             if time.monotonic() > deadline:
                 raise self._crew.too_slow()
             self._look(timeout=1.0)
-            self._crew.tend()
+            self._tend()
+            if not self._crew.ready():
+                self._books.wait(self.count())
+
+    def count(self) -> EngineCount:
+        """How many engines there are, and should be."""
+        return self._crew.count()
 
     def ask(
         self,
@@ -111,9 +123,8 @@ class Pool:
     def start_generation(self, job: GenerateJob, coordinator: Any) -> None:
         """Have every replica, also those that are not ready yet, lease units from the coordinator actor until it is told to leave."""
         self._generation = (job, coordinator)
-        self._progress, self._committed = None, 0
-        if self._energy is not None:
-            self._energy.watch(_COORDINATOR, coordinator, role="coordinator")
+        self._commits = CommitWatch()
+        self._books.begin(coordinator)
         self._crew.fill()
         for member in self._crew.ready():
             self._generate(member)
@@ -129,7 +140,8 @@ class Pool:
         """
         if self._generation is not None:
             self._generation = (self._generation[0], coordinator)
-            self._look_for_progress(coordinator)
+            if self._commits.has_grown(coordinator):
+                self._crew.deaths.progress()
         self._look(timeout=0)
         self._tend()
 
@@ -145,8 +157,7 @@ class Pool:
         import ray
 
         self._generation = None
-        if self._energy is not None:
-            self._energy.release(_COORDINATOR)
+        self._books.end()
         busy = [member for member in self._crew.members if member.generating is not None]
         for member in busy:
             member.handle.leave.remote()
@@ -161,12 +172,12 @@ class Pool:
         """Stop all replicas."""
         import ray
 
-        if self._energy is not None:
-            self._energy.release(*(member.replica_id for member in self._crew.members))
+        self._books.left(*self._crew.members)
         stopping = [member.handle.stop.remote() for member in self._crew.members if member.info is not None]
         if stopping:
             ray.wait(stopping, num_returns=len(stopping), timeout=_STOP_SECONDS)
         self._crew.close()
+        self._books.close()
 
     def _generate(self, member: Member) -> None:
         if self._generation is not None and member.generating is None and not member.draining:
@@ -200,8 +211,7 @@ class Pool:
             self._crew.failed_to_start(member, error)
         else:
             self._crew.joined(member, value)
-            if self._energy is not None:
-                self._energy.watch(member.replica_id, member.handle, pool=self._name, loaded=value.loaded)
+            self._books.joined(member)
             self._generate(member)
 
     def _see_to_end(self, member: Member, error: Exception | None) -> None:
@@ -212,8 +222,7 @@ class Pool:
         if error is not None:
             self._crew.lose(member, error)
         elif member.draining or (self._generation is not None and self._config.gpus):
-            if self._energy is not None:
-                self._energy.release(member.replica_id)
+            self._books.left(member)
             self._crew.release(member, "its node goes away" if member.draining else "it is not needed any more")
 
     def _take(self, asking: Asking, reference: Any, member: Member, chunk: Chunk) -> None:
@@ -227,23 +236,9 @@ class Pool:
         asking.lose(chunk)
         self._crew.lose(member, error)
 
-    def _look_for_progress(self, coordinator: Any) -> None:
-        """Whether more is committed than when it last was looked. Never waits."""
-        import ray
-
-        if self._progress is None and time.monotonic() - self._progress_at >= _PROGRESS_SECONDS:
-            self._progress, self._progress_at = coordinator.progress.remote(), time.monotonic()
-        elif self._progress is not None and ray.wait([self._progress], timeout=0)[0]:
-            progress, _ = error_of(self._progress)
-            self._progress = None
-            if progress is not None and progress.committed > self._committed:
-                self._committed = progress.committed
-                self._crew.deaths.progress()
-
     def _tend(self) -> None:
-        if self._energy is not None:
-            self._energy.look()
         self._crew.tend()
+        self._books.look(self.count())
 
     def _on_gone(self, member: Member, reason: str, blame: bool) -> None:
         if self._generation is not None:

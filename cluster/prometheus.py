@@ -9,6 +9,13 @@
     ray_psi_units             run, arm, state           planned, committed, leased, given_up
     ray_psi_replicas          run, arm, state           ready, wanted
 
+and how many engines each pool has (`cluster.engine_count`), also while the driver waits for the first of them:
+
+    ray_psi_engines_wanted         run, pool
+    ray_psi_engines_ready          run, pool
+    ray_psi_engines_short_seconds  run, pool    for how long fewer than wanted have been ready
+    ray_psi_engines_overdue        run, pool    how many are missing although `full_within_seconds` have passed; else 0
+
 All are gauges, set once a second from the driver's own sums, so they are equal to the metrics files at that second. Seconds and tokens of
 replicas are those of the driver's session; rows and units, and accepted tokens, are those of the run.
 """
@@ -16,6 +23,7 @@ replicas are those of the driver's session; rows and units, and accepted tokens,
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.engine_count import EngineCount
 from cluster.time_ledger import Noted, canary_view, parts, summed
 from generation.spent import Spent
 
@@ -46,23 +54,56 @@ class Prometheus:
     def __init__(self, run: str, arm: str, prefill_weight: float) -> None:
         self._labels = {"run": run, "arm": arm}
         self._prefill_weight = prefill_weight
-        self._gauges: dict[str, Any] = {}
+        self._gauges = _Gauges()
 
     def publish(self, noted: Noted) -> None:
         """Set all metrics."""
+        for (name, *values), value in series(noted, self._prefill_weight).items():
+            self._gauges.set(name, value, self._labels | dict(zip(_LABELS[name], values, strict=True)))
+
+
+class EngineMetrics:
+    """Publishes how many engines each pool of a run has; does nothing where this process is not connected to Ray.
+
+    Args:
+        run: The run's name.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._gauges = _Gauges()
+
+    def publish(self, pool: str, count: EngineCount) -> None:
+        """Set all metrics of a pool."""
+        for name, value in engine_series(count).items():
+            self._gauges.set(name, value, {"run": self._run, "pool": pool})
+
+
+class _Gauges:
+    """Made when they are first set."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         import ray
+        from ray.util.metrics import Gauge
 
         if not ray.is_initialized():
             return
-        for (name, *values), value in series(noted, self._prefill_weight).items():
-            self._gauge(name).set(value, tags={**self._labels, **dict(zip(_LABELS[name], values, strict=True))})
+        if name not in self._made:
+            self._made[name] = Gauge(name, name.replace("_", " "), tag_keys=tuple(labels))
+        self._made[name].set(value, tags=dict(labels))
 
-    def _gauge(self, name: str) -> Any:
-        from ray.util.metrics import Gauge
 
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(name, name.replace("_", " "), tag_keys=("run", "arm", *_LABELS[name]))
-        return self._gauges[name]
+def engine_series(count: EngineCount) -> dict[str, float]:
+    """Name to value."""
+    return {
+        "psi_engines_wanted": count.wanted,
+        "psi_engines_ready": count.ready,
+        "psi_engines_short_seconds": count.short_seconds,
+        "psi_engines_overdue": count.overdue,
+    }
 
 
 def series(noted: Noted, prefill_weight: float) -> dict[tuple[str, ...], float]:

@@ -60,11 +60,9 @@ UNITS = {
     "published_step": "optimizer steps",
     "requests": "requests",
     "restarts": "restarts",
-    "seconds": "s",
     "seed": "seed",
     "share": "share of 1",
     "solve_accuracy": "share of 1",
-    "stage_seconds": "s",
     "step": "optimizer steps",
     "steps": "optimizer steps",
     "supervised": "share of 1",
@@ -84,6 +82,7 @@ SECTION_UNITS = {
     "energy": "J",
     "principles": "principles",
     "privacy": "tokens",
+    "stages": "engines",
     "throughput": "rows",
     "time": "s",
     "yield": "rows",
@@ -158,6 +157,8 @@ def unit(path: tuple[str, ...]) -> str:
         return "tokens"
     if path[0] == "energy" and path[-1] in ENERGY_UNITS:
         return ENERGY_UNITS[path[-1]]
+    if path[-1].endswith("seconds"):
+        return "s"
     return UNITS.get(path[-1]) or SECTION_UNITS[path[0]]
 
 

@@ -89,7 +89,7 @@ def _dataset(folder: Store) -> dict[str, Any]:
 
 
 def _stage(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {"started": facts.get("started"), "seconds": number(facts, "seconds")}
+    return {"started": facts.get("started"), "seconds": number(facts, "seconds"), "engines": facts.get("engines", {})}
 
 
 def _wall(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
 from cluster.pools import Pool
 from cluster.private_sends import SendBook
 from cluster.recipe import Recipe
@@ -35,10 +36,11 @@ class TokenBook:
 class StagePools:
     """Starts each pool once, and in turns where the recipe wants it: then asking for one closes the other."""
 
-    def __init__(self, recipe: Recipe, energy: EnergyBook, sends: SendBook) -> None:
+    def __init__(self, recipe: Recipe, energy: EnergyBook, engines: EngineBook, sends: SendBook) -> None:
         self._recipe = recipe
         self._sends = sends
         self._energy = energy
+        self._engines = engines
         self._open: dict[str, Pool] = {}
 
     def __enter__(self) -> "StagePools":
@@ -95,7 +97,7 @@ class StagePools:
         return self._open[name]
 
     def _start(self, name: str, config: PoolConfig) -> None:
-        pool = Pool(name, config, self._recipe.cluster.max_replica_restarts, self._energy)
+        pool = Pool(name, config, self._recipe.cluster.max_replica_restarts, self._energy, self._engines)
         self._open[name] = pool
         pool.start()
 

@@ -104,7 +104,7 @@ EngineConfig = Annotated[VllmEngine | HttpEngine | ScriptedEngine, Field(discrim
 class PoolConfig(Section):
     """An engine and how many replicas of it there are."""
 
-    operations = frozenset({"replicas", "cpus", "gpus", "start_timeout_seconds"})
+    operations = frozenset({"replicas", "cpus", "gpus", "start_timeout_seconds", "full_within_seconds"})
 
     engine: EngineConfig
     replicas: Count = 1
@@ -113,6 +113,11 @@ class PoolConfig(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs that Ray reserves for a replica; fractions share one."""
     start_timeout_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """So long no engine at all may be ready before the run ends, at its start as later. Includes the time that a cluster takes to bring
+    a node."""
+    full_within_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """So long fewer than `replicas` engines may be ready before that is said: in the progress line, the metrics, the record of the stage
+    and the report. The work goes on with those that are there."""
 
     @property
     def replicas_per_gpu(self) -> int:

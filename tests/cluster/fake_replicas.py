@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import CoordinatorLink
+from cluster.engine_count import EngineCount
 from cluster.generate import ArmRun
 from cluster.protocol import Beat, GenerateJob, Lease
 from cluster.recipe import Recipe
@@ -88,6 +89,9 @@ class FakePool:
         self._coordinator = self._reach(coordinator)
         for _ in range(self._replicas):
             self._start_one()
+
+    def count(self) -> EngineCount:
+        return EngineCount(self._replicas, self._replicas, self._replicas)
 
     def tend(self, coordinator: Any) -> None:
         if self._ticks is not None:

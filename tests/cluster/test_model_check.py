@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
 from cluster.model_check import publish_checked
 from cluster.open_run import OpenRun
 from cluster.private_sends import SendBook
@@ -37,7 +38,9 @@ def run(tmp_path):
     loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
     store, line = Store(loaded.recipe.run.output), ProgressLine(io.StringIO(), lambda: 0.0)
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
-    return OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store))
+    return OpenRun(
+        loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store), EngineBook(store, "test", line)
+    )
 
 
 def exported(folder: Path) -> Path:
@@ -46,7 +49,7 @@ def exported(folder: Path) -> Path:
 
 
 def publish(run: OpenRun, folder: Path) -> None:
-    with StagePools(run.recipe, run.energy, SendBook(run.store, run.recipe)) as pools:
+    with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
         publish_checked(run, "psi", folder, lambda model: pools.trained(model, to_check=True))
 
 

@@ -12,6 +12,7 @@ import ray
 
 from cluster import prepare_tokens as prepare_tokens_module
 from cluster.energy_book import EnergyBook
+from cluster.engine_book import EngineBook
 from cluster.generate import generate_stage
 from cluster.open_run import OpenRun
 from cluster.prepare_tokens import TokenTasks, prepare_tokens, token_energy
@@ -121,8 +122,17 @@ def test_generation_has_each_file_of_its_dataset_tokenised_where_a_model_is_trai
     loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
     store, recipe = Store(loaded.recipe.run.output), loaded.recipe
     line, prompts = ProgressLine(io.StringIO(), time.monotonic), load_prompt_set(recipe.prompts, loaded.folder)
-    run = OpenRun(loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store), trains=trains)
-    pools = StagePools(recipe, run.energy, SendBook(store, recipe))
+    run = OpenRun(
+        loaded,
+        store,
+        tuple(load_tasks(loaded)),
+        prompts,
+        line,
+        EnergyBook(store),
+        EngineBook(store, "test", line),
+        trains=trains,
+    )
+    pools = StagePools(recipe, run.energy, run.engines, SendBook(store, recipe))
     generate_stage(run, arm_spec("seeds"), [], pools)
     run.tokens.wait()
     sealed, encoder = read_sealed(run.arm("seeds").child(DATASET_FOLDER).uri), load_encoder(trainable_model(run))

@@ -1,0 +1,84 @@
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import engine_book as engine_book_module
+from cluster.engine_book import EngineBook
+from cluster.engine_count import EngineCount, EngineCounter
+from cluster.progress import ProgressLine
+from generation.storage import Store
+
+moments = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.floats(0, 100)), min_size=1, max_size=20)
+
+
+@given(moments, st.floats(1, 200))
+def test_engines_are_overdue_once_too_few_have_been_ready_without_a_break_for_as_long_as_they_may(
+    moments: list[tuple[int, int, float]], limit: float
+) -> None:
+    counter, now, since = EngineCounter(limit), 0.0, 0.0
+    was_short = False
+    for wanted, ready, seconds in moments:
+        now += seconds
+        count = counter.count(wanted, ready, ready, now)
+        short = ready < wanted
+        since = since if short and was_short else now
+        was_short = short
+        assert count.short_seconds == (now - since if short else 0.0)
+        assert count.overdue == (wanted - ready if short and now - since >= limit else 0)
+
+
+class Scene:
+    """A book, the clock that it looks at, and what it said."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.said, self.folder = 100.0, StringIO(), folder
+        monkeypatch.setattr(engine_book_module.time, "monotonic", lambda: self.now)
+        self.book = EngineBook(Store(str(folder)), "test", ProgressLine(self.said, lambda: self.now))
+        self.counter = EngineCounter(60.0)
+
+    def pass_by(self, seconds: float, ready: int, wanted: int = 4) -> None:
+        for _ in range(round(seconds)):
+            self.now += 1.0
+            self.book.note("small", self.counter.count(wanted, ready, ready, self.now))
+
+    @property
+    def noted(self) -> list[tuple[int, int, int]]:
+        files = sorted((self.folder / "metrics").glob("engines-*.jsonl"))
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [(line["wanted"], line["ready"], line["overdue"]) for line in lines]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(tmp_path, monkeypatch)
+
+
+def test_too_few_engines_are_said_once_and_so_is_the_end_of_it(scene: Scene) -> None:
+    scene.pass_by(300, ready=1)
+    scene.pass_by(30, ready=4)
+    assert scene.said.getvalue().splitlines() == [
+        "pool 'small': only 1 of 4 engines are ready after 1m 00s; the work goes on with them. 3 have no node: has the cluster room for them?",
+        "pool 'small': all 4 engines are ready",
+    ]
+
+
+def test_the_run_folder_and_the_record_of_a_stage_say_how_many_engines_there_were(scene: Scene) -> None:
+    scene.pass_by(10, ready=1)
+    scene.book.stage_facts()
+    scene.pass_by(80, ready=2)
+    scene.pass_by(20, ready=4)
+    assert scene.book.stage_facts() == {
+        "small": {"wanted": 4, "most_ready": 4, "short_seconds": 81.0, "overdue_seconds": 30.0}
+    }
+    scene.book.release("small")
+    assert scene.noted == [(4, 1, 0), (4, 2, 0), (4, 2, 2), (4, 4, 0), (0, 0, 0)]
+    assert scene.book.stage_facts() == {}
+
+
+def test_people_see_what_a_driver_waits_for_before_its_first_engine(scene: Scene) -> None:
+    scene.book.wait("small", EngineCount(wanted=4, ready=0, placed=1, short_seconds=65.0))
+    assert scene.said.getvalue() == "pool small  0/4 engines  waiting for 1m 05s\n"
