@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cluster import cli_stages
+from cluster import cli_jobs, cli_stages
 from cluster.cli_arguments import Overrides, RecipeArgument
 
-INTERRUPTED = 130
 _EPILOG = """\b
 Start here:
   psi init mytask --seeds examples.csv      a recipe folder for your own task
@@ -33,6 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_stages.app)
+app.add_typer(cli_jobs.app)
 
 
 @app.callback()
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(["--debug"] * debug + [word for word in given if word != "--debug"], prog_name="psi")
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
             typer.echo("\ninterrupted; nothing is lost, the same command resumes", err=True)
         raise
     except Exception as error:

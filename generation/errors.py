@@ -45,6 +45,14 @@ class RequestError(EngineError):
     """One request was refused (too long, empty, not allowed); the engine lives on."""
 
 
+class ClusterError(EngineError):
+    """The Ray cluster refuses, or is none."""
+
+
+class UnreachableError(ClusterError):
+    """The Ray cluster does not answer, which may pass."""
+
+
 class StorageError(PsiError):
     """The run folder cannot be read or written, or holds something it should not."""
 

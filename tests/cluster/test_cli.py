@@ -10,7 +10,7 @@ from cluster.cli import main
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = str(ROOT / "recipes/miniature")
-COMMANDS = ["init", "check", "run", "principles", "generate", "train", "evaluate", "report", "show"]
+COMMANDS = ["init", "check", "run", "principles", "generate", "train", "evaluate", "report", "show", "submit", "logs"]
 
 
 def ended(arguments: list[str]) -> int | str | None:

@@ -1,0 +1,127 @@
+"""Submitting a run as a Ray job: what goes along, the command, and what is noted of it. Secrets do not travel: the cluster's nodes hold them."""
+
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.job_files import Parcel, gather
+from cluster.job_recipe import read_remote_recipe, unread_recipe
+from cluster.job_server import Job, JobServer
+from generation.errors import RecipeError, RunLockedError
+from generation.storage import digest
+
+STOP_SECONDS = 120
+"""How long a driver that is asked to stop may take to commit what is under way and to leave."""
+
+RUN, NAME, COMMAND = "psi_run", "psi_name", "psi_command"
+"""What a job's metadata tell of it: its run folder, the run's name, and the command of psi."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What shall be run, and where it lies.
+
+    Attributes:
+        recipe: A TOML file or a folder with recipe.toml; here, or, where it is in place, on the cluster.
+        overrides: `section.field=value`.
+        command: Of psi: `run`, or one stage.
+        working_dir: A folder that goes along, with the recipe in it; None for that of the recipe.
+        in_place: Whether nothing goes along.
+        job_id: What the job shall be called; empty for a name after the run, with the number of the try.
+    """
+
+    recipe: Path
+    overrides: Sequence[str] = ()
+    command: str = "run"
+    working_dir: Path | None = None
+    in_place: bool = False
+    job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A job before it is submitted."""
+
+    entrypoint: str
+    name: str
+    run: str
+    parcel: Parcel | None = None
+
+
+def submit(server: JobServer, submission: Submission, say: Callable[[str], None]) -> str:
+    """Submit a run; one that has stopped goes on. Returns the job's id.
+
+    Raises:
+        RecipeError: The recipe, its paths or what goes along are wrong.
+        RunLockedError: A job works on the run already.
+        ClusterError: The cluster does not take it.
+    """
+    order = _order(submission)
+    jobs = server.jobs()
+    _refuse_second(jobs, order.run, submission.command)
+    job_id = submission.job_id or _next_id(jobs, order)
+    environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+    with ExitStack() as stack:
+        if order.parcel:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="psi-submit-")))
+            order.parcel.pack(folder / "job.zip")
+            environment["working_dir"] = str(folder / "job.zip")
+            packed = (folder / "job.zip").stat().st_size
+            say(f"sending {len(order.parcel.files):,} files of {order.parcel.root}, {packed / 2**20:,.1f} MiB packed")
+        metadata = {RUN: order.run, NAME: order.name, COMMAND: submission.command}
+        server.submit(order.entrypoint, job_id, environment, metadata)
+    return job_id
+
+
+def _order(submission: Submission) -> _Order:
+    file = submission.recipe / "recipe.toml" if submission.recipe.is_dir() else submission.recipe
+    if submission.in_place:
+        return _in_place(submission, file)
+    root = (submission.working_dir or file.parent).absolute()
+    if not file.absolute().is_relative_to(root):
+        raise RecipeError(f"--working-dir: {file} does not lie in {root}; name a folder that holds the recipe")
+    recipe = read_remote_recipe(file, submission.overrides, root)
+    prefix = "" if submission.working_dir else root.name
+    parcel = gather(root, prefix, [file.absolute(), *recipe.needed])
+    program = "python -m cluster.cli" if Path("cluster/cli.py") in parcel.files else "psi"
+    there = Path(prefix) / file.absolute().relative_to(root)
+    return _Order(_entrypoint(program, submission.command, there, recipe.overrides), recipe.name, recipe.run, parcel)
+
+
+def _in_place(submission: Submission, file: Path) -> _Order:
+    """The order for a recipe in the image or on a shared filesystem; one that cannot be read here is looked at when the job starts."""
+    if not file.is_absolute():
+        raise RecipeError(f"{file}: is relative, and the job starts in another folder; name the path that it has there")
+    read = (
+        read_remote_recipe(file, submission.overrides, None) if file.is_file() else unread_recipe(submission.overrides)
+    )
+    return _Order(_entrypoint("psi", submission.command, file, submission.overrides), read.name, read.run)
+
+
+def _entrypoint(program: str, command: str, recipe: Path, overrides: Sequence[str]) -> str:
+    """`exec`, so that no shell stands between Ray and the driver, which would be gone with the first SIGTERM and leave it behind."""
+    words = [*program.split(), command, str(recipe), *overrides, "cluster.address=auto"]
+    return f"exec {shlex.join(words)}"
+
+
+def _refuse_second(jobs: Sequence[Job], run: str, command: str) -> None:
+    """One driver works on a run; but training may wait for its dataset beside the one that generates it."""
+    for job in jobs:
+        beside = (command == "train") != (job.metadata.get(COMMAND) == "train")
+        if run and job.metadata.get(RUN) == run and not job.is_over and not beside:
+            raise RunLockedError(
+                f"{run}: job {job.job_id} works on it ({job.state}); follow it with `psi logs {job.job_id}`, or end it"
+                f" with `psi stop {job.job_id}` and submit again"
+            )
+
+
+def _next_id(jobs: Sequence[Job], order: _Order) -> str:
+    """The same for two who submit the same run at once, so that the cluster takes only one: `tickets-3f2a9c-2` for the second try."""
+    start = f"{order.name}-{digest(order.run)[:6]}-"
+    matches = (re.fullmatch(rf"{re.escape(start)}(\d+)", job.job_id) for job in jobs)
+    return f"{start}{1 + max((int(match[1]) for match in matches if match), default=0)}"
