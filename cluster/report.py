@@ -133,7 +133,7 @@ def build_report(run: Store) -> str:
     report = read_report(run)
     run.replace("report.json", (json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     run.replace("report.html", render(report).encode())
-    return f"{run.uri.rstrip('/')}/report.html"
+    return run.uri_of("report.html")
 
 
 def read_report(run: Store) -> dict[str, Any]:

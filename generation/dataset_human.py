@@ -50,4 +50,4 @@ def _write_seeds(
 ) -> str | None:
     if not store.exists(name) and write_file(store, name, "", human_records(tasks, prompts, splits)) is None:
         return None
-    return f"{store.uri.rstrip('/')}/{name}"
+    return store.uri_of(name)

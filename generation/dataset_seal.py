@@ -50,7 +50,7 @@ def read_sealed(uri: str) -> SealedDataset:
     for file in seal["files"]:
         _expect_file(folder, file)
     return SealedDataset(
-        files=tuple(f"{uri.rstrip('/')}/{file['name']}" for file in seal["files"]),
+        files=tuple(folder.uri_of(file["name"]) for file in seal["files"]),
         hashes=tuple(file["sha256"] for file in seal["files"]),
         rows=seal["rows"],
         digest=seal["digest"],
@@ -90,9 +90,9 @@ def seal_name(version: int) -> str:
 
 
 def _expect_file(folder: Store, file: dict[str, Any]) -> None:
-    info: Any = folder.filesystem.get_file_info(folder.path(file["name"]))
-    if info.size != file["bytes"]:
+    size = folder.size(file["name"])
+    if size != file["bytes"]:
         raise StorageError(
-            f"{folder.uri}/{file['name']}: is {info.size} bytes, the seal says {file['bytes']}; restore the file, or delete the "
+            f"{folder.uri_of(file['name'])}: is {size} bytes, the seal says {file['bytes']}; restore the file, or delete the "
             "dataset folder and run `psi generate` again"
         )

@@ -22,13 +22,15 @@ _PASSING = _FULL | {
 }  # fmt: skip
 
 _PASSING_TEXT = re.compile(
-    r"AWS Error (SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|NETWORK_CONNECTION)\b"
-    r"|HTTP status (408|429|5\d\d)\b"
+    r"AWS Error (SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|RequestTimeout|NETWORK_CONNECTION)\b"
+    r"|HTTP status (408|409|429|5\d\d)\b"  # 409: two writers at the same moment
     r"|google::cloud::Status\((UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|INTERNAL)\b"
 )
 """Object stores: pyarrow has no errno for them, only what their server said."""
 
-_CLOSED_TEXT = re.compile(r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)\b")
+_CLOSED_TEXT = re.compile(
+    r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH)\b|HTTP status 40[13]\b|[Cc]redentials"
+)
 
 T = TypeVar("T")
 

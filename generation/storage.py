@@ -1,21 +1,28 @@
-"""A run folder on any pyarrow filesystem. Every object is written once, complete, under its final name.
+"""A run folder on a local or mounted filesystem, or in a bucket. Every file is written whole, under its final name.
 
-The one exception is a driver's heartbeat, which `replace` overwrites. Knows nothing of what the files mean.
+pyarrow reads; files are written by `local_files`, objects by `object_files`. Knows nothing of what the files mean.
 """
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
 from generation.errors import StorageError
+from generation.filesystems import open_filesystem
 from generation.local_files import Draft
+from generation.object_files import ObjectDraft, Objects, open_objects
 from generation.retry import PATIENT, Patience
+from generation.uris import below, folder_and_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,11 @@ class Store:
 
     def child(self, relative: str) -> "Store":
         """The store of a folder below this one."""
-        return replace(self, uri=f"{self.uri.rstrip('/')}/{relative}")
+        return replace(self, uri=self.uri_of(relative))
+
+    def uri_of(self, relative: str) -> str:
+        """The URI of a file or folder below the root."""
+        return below(self.uri, relative)
 
     def patient(self, seconds: float) -> "Store":
         """The same store with another patience."""
@@ -59,7 +70,7 @@ class Store:
             StorageError: The store is not local.
         """
         if not self.is_local:
-            raise StorageError(f"{self.uri}/{relative}: needed as a local file; set run.scratch to a local folder")
+            raise StorageError(f"{self.uri_of(relative)}: needed as a local file; set run.scratch to a local folder")
         return Path(self.path(relative))
 
     def exists(self, relative: str) -> bool:
@@ -70,6 +81,14 @@ class Store:
         """
         info: Any = self._look(relative, self.path(relative))
         return info.type != fs.FileType.NotFound
+
+    def size(self, relative: str) -> int | None:
+        """Bytes of a file; None where there is none.
+
+        Raises:
+            StorageError: That cannot be told.
+        """
+        return self._look(relative, self.path(relative)).size
 
     def names(self, folder: str) -> list[str]:
         """Names of the files directly in a folder, sorted; empty where it does not exist.
@@ -96,10 +115,25 @@ class Store:
         """
 
         def read() -> bytes:
-            with self.filesystem.open_input_stream(self.path(relative)) as stream:
-                return stream.read()
+            with self.filesystem.open_input_file(self.path(relative)) as stream:
+                content, size = stream.read(), stream.size()
+            if len(content) != size:
+                raise OSError(errno.EIO, f"{len(content)} of {size} bytes came")
+            return content
 
-        return self.patience.run(read, f"{self.uri}/{relative}: cannot read")
+        return self.patience.run(read, f"{self.uri_of(relative)}: cannot read")
+
+    def open(self, relative: str) -> Any:
+        """A file to read in parts, as pyarrow's readers do; one in a bucket is read whole first, for a part that fails is not tried again.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        if not self.is_local:
+            return pa.BufferReader(self.read(relative))
+        return self.patience.run(
+            lambda: self.filesystem.open_input_file(self.path(relative)), f"{self.uri_of(relative)}: cannot read"
+        )
 
     def write_new(self, relative: str, content: bytes) -> None:
         """Write a file that must not exist yet; it appears whole or not at all, and once this returns, for good.
@@ -109,7 +143,7 @@ class Store:
             StorageError: It cannot be written; or it is, and nothing said so.
         """
         with self._draft(relative, content) as draft:
-            self.patience.run(draft.show_new, f"{self.uri}/{relative}: cannot write")
+            self.patience.run(draft.show_new, f"{self.uri_of(relative)}: cannot write")
 
     def replace(self, relative: str, content: bytes) -> None:
         """Write a file whether it exists or not; readers see the old or the new one, whole.
@@ -118,7 +152,7 @@ class Store:
             StorageError: It cannot be written.
         """
         with self._draft(relative, content) as draft:
-            self.patience.run(draft.show, f"{self.uri}/{relative}: cannot write")
+            self.patience.run(draft.show, f"{self.uri_of(relative)}: cannot write")
 
     def delete(self, relative: str) -> None:
         """Delete a file, which may be gone already.
@@ -126,39 +160,61 @@ class Store:
         Raises:
             StorageError: It cannot be deleted.
         """
+        bucket, path = self._bucket(), self.path(relative)
 
         def delete() -> None:
             with suppress(FileNotFoundError):
-                self.filesystem.delete_file(self.path(relative))
+                bucket.delete(path) if bucket else self.filesystem.delete_file(path)
 
-        self.patience.run(delete, f"{self.uri}/{relative}: cannot delete")
+        self.patience.run(delete, f"{self.uri_of(relative)}: cannot delete")
 
     def read_json(self, relative: str) -> Any:
         """A JSON file."""
-        return json.loads(self.read(relative))
+        return self._parsed(relative, json.loads)
 
     def read_lines(self, relative: str) -> list[Any]:
         """A JSONL file."""
-        return [json.loads(line) for line in self.read(relative).splitlines() if line.strip()]
+        return self._parsed(
+            relative, lambda content: [json.loads(line) for line in content.splitlines() if line.strip()]
+        )
+
+    def _parsed(self, relative: str, parse: Callable[[bytes], T]) -> T:
+        """What a file says.
+
+        pyarrow asks a bucket for the size of an object, and then for so many bytes: they are the beginning of a longer one that has replaced
+        it in between. No beginning of what we write can be parsed.
+        """
+        try:
+            return parse(self.read(relative))
+        except ValueError:
+            return parse(self.read(relative))
 
     def _look(self, relative: str, what: Any) -> Any:
-        return self.patience.run(lambda: self.filesystem.get_file_info(what), f"{self.uri}/{relative}: cannot read")
+        return self.patience.run(lambda: self.filesystem.get_file_info(what), f"{self.uri_of(relative)}: cannot read")
 
     def _resolved(self) -> tuple[fs.FileSystem, str]:
-        if "://" not in self.uri:
-            return fs.LocalFileSystem(), str(Path(self.uri).absolute())
-        try:  # may ask the object store for the bucket's region
-            filesystem, path = self.patience.run(
-                lambda: fs.FileSystem.from_uri(self.uri), f"{self.uri}: cannot be opened"
-            )
-        except ValueError as error:
-            raise StorageError(f"{self.uri}: cannot be opened: {error}; check run.output") from error
-        return filesystem, path.rstrip("/")
+        return open_filesystem(self.uri, self.patience)
 
-    def _draft(self, relative: str, content: bytes) -> Draft:
-        if not self.is_local:
-            raise StorageError(f"{self.uri}: only local and mounted filesystems can be written; set run.output to one")
-        return Draft(Path(self.path(relative)), content)
+    def _draft(self, relative: str, content: bytes) -> Draft | ObjectDraft:
+        bucket, path = self._bucket(), self.path(relative)
+        return ObjectDraft(bucket, path, content) if bucket else Draft(Path(path), content)
+
+    def _bucket(self) -> Objects | None:
+        """What writes to it; None where that is the local filesystem."""
+        if self.is_local:
+            return None
+        bucket = self.patience.run(lambda: open_objects(self.uri, self.filesystem), f"{self.uri}: cannot be opened")
+        if bucket is None:
+            raise StorageError(
+                f"{self.uri}: only local and mounted filesystems, s3:// and gs:// can be written; set run.output to one"
+            )
+        return bucket
+
+
+def file_at(uri: str) -> tuple[Store, str]:
+    """The store of the folder that a file is in, and the file's name there."""
+    folder, name = folder_and_name(uri)
+    return Store(folder), name
 
 
 def json_bytes(value: Any) -> bytes:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from generation.dataset import read_sealed
 from generation.errors import TrainingError
-from generation.storage import Store
+from generation.storage import file_at
 from training.job import TrainingJob
 
 _BATCH_ROWS = 1024
@@ -56,9 +56,8 @@ class Source:
         return "synthetic"
 
     def _open(self) -> Any:
-        folder, _, name = self.uri.rpartition("/")
-        store = Store(folder)
-        return store.filesystem.open_input_file(store.path(name))
+        store, name = file_at(self.uri)
+        return store.open(name)
 
 
 def find_sources(job: TrainingJob) -> list[Source]:
@@ -77,5 +76,5 @@ def find_sources(job: TrainingJob) -> list[Source]:
 
 
 def _sha256(uri: str) -> str:
-    folder, _, name = uri.rpartition("/")
-    return sha256(Store(folder).read(name)).hexdigest()
+    store, name = file_at(uri)
+    return sha256(store.read(name)).hexdigest()

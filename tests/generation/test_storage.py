@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path):
 def test_an_unknown_kind_of_uri_and_one_that_is_not_written_are_named():
     with pytest.raises(StorageError, match="foo://bucket/run: cannot be opened"):
         Store("foo://bucket/run").exists("a")
-    with pytest.raises(StorageError, match="mock://run: only local and mounted"):
+    with pytest.raises(StorageError, match="mock://run: only local and mounted filesystems, s3:// and gs://"):
         Store("mock://run").write_new("a", b"")
 
 
@@ -298,6 +298,7 @@ def test_an_object_store_that_refuses_is_not(bucket):
         ("AWS Error SERVICE_UNAVAILABLE during CreateMultipartUpload operation: msg", True),
         ("AWS Error INTERNAL_FAILURE during ListObjectsV2 operation: msg", True),
         ("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", True),
+        ("AWS Error ConditionalRequestConflict (HTTP status 409): m", True),
         ("AWS Error UNKNOWN (HTTP status 429) during HeadObject operation: No response body.", True),
         ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 18, Transferred a partial file", True),
         ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of msg", True),
