@@ -48,17 +48,17 @@ Examples:
 
 \b
 What runs there
-  The psi that is installed on the cluster, or the one in --working-dir, where
+  The psi that is installed on the cluster, or the one in --working-dir where
   that holds cluster/, generation/ and training/. The folder of the recipe goes
-  along (up to 100 MiB packed, without .git, .venv, runs, models and what
-  .gitignore and .rayignore name; but with all that the recipe names). Absolute
-  paths are the cluster's own. run.output must be one, or an URI.
+  along, up to 100 MiB packed: without .git, .venv, runs, models and what its
+  .gitignore and .rayignore name, but with all that the recipe names. Absolute
+  paths are the cluster's own; run.output must be one, or an URI.
 
 \b
 Who may
   Clusters with token authentication take RAY_AUTH_MODE=token and
   RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN). Other secrets never travel: the
-  nodes of the cluster hold them in environment variables, recipes name these.
+  cluster's nodes hold them in environment variables, and recipes name these.
 
 \b
 How it ends
