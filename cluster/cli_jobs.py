@@ -49,7 +49,7 @@ Examples:
 \b
 What runs there
   The psi that is installed on the cluster, or the one in --working-dir where
-  that holds cluster/, generation/ and training/. The folder of the recipe goes
+  that holds cluster/, generation/ and training/. The recipe's folder goes
   along, up to 100 MiB packed: without .git, .venv, runs, models and what its
   .gitignore and .rayignore name, but with all that the recipe names. Absolute
   paths are the cluster's own; run.output must be one, or an URI.
@@ -57,13 +57,13 @@ What runs there
 \b
 Who may
   Clusters with token authentication take RAY_AUTH_MODE=token and
-  RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN). Other secrets never travel: the
-  cluster's nodes hold them in environment variables, and recipes name these.
+  RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN). Other secrets never travel:
+  the cluster's nodes hold them in environment variables, which recipes name.
 
 \b
 How it ends
-  With the exit code of the job, 143 where it was stopped. A lost connection is
-  not the end of a job. Ctrl-C asks whether to stop it or to let it run;
+  With the exit code of the job, 143 where it was stopped. A lost connection
+  is not the end of a job. Ctrl-C asks whether to stop it or to let it run;
   without a terminal it runs on. The same command again resumes a run.
 """
 
