@@ -60,6 +60,15 @@ class Pod:
         names = [mount["name"] for mount in self.ray_container.get("volumeMounts", []) if mount["mountPath"] == path]
         return next((volume for volume in self.spec.get("volumes", []) if volume["name"] in names), {})
 
+    def claim_above(self, path: str) -> str | None:
+        """The claim that the Ray container may write to at a path: that of the innermost volume there; None where it is no claim."""
+        mounts = {each["mountPath"]: each for each in self.ray_container.get("volumeMounts", [])}
+        above = [mount for mount in mounts if path == mount or path.startswith(f"{mount}/")]
+        innermost = max(above, key=len, default="")
+        if not innermost or mounts[innermost].get("readOnly"):
+            return None
+        return self.volume_at(innermost).get("persistentVolumeClaim", {}).get("claimName")
+
 
 @cache
 def _rendered(overlay: str) -> list[Manifest]:

@@ -20,17 +20,25 @@ _DISK = "ephemeral-storage"
 
 
 def pods_are_restricted(manifests: list[Manifest]) -> Problems:
-    """Pod Security Standard `restricted`, and a read-only root."""
+    """Pod Security Standard `restricted`, and a read-only root.
+
+    A job with RDMA devices runs as root, without capabilities but IPC_LOCK where there is a device.
+    """
+    rooted = _jobs_with_rdma(manifests)
     for pod in pods(manifests):
         context = pod.spec.get("securityContext", {})
-        if not context.get("runAsNonRoot") or not context.get("runAsUser") or not context.get("fsGroup"):
+        if not context.get("fsGroup") or (
+            pod.owner["metadata"]["name"] not in rooted
+            and not (context.get("runAsNonRoot") and context.get("runAsUser"))
+        ):
             yield f"{pod.name}: does not run as a user of its own"
         if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
             yield f"{pod.name}: has no seccomp profile"
         if any("hostPath" in volume for volume in pod.spec.get("volumes", [])) or pod.spec.get("hostNetwork"):
             yield f"{pod.name}: reaches into its node"
         for container in pod.containers:
-            yield from _restricted(f"{pod.name} {container['name']}", container.get("securityContext", {}))
+            name, locks = f"{pod.name} {container['name']}", _has_rdma(container)
+            yield from _restricted(name, container.get("securityContext", {}), locks=locks)
     for job in of_kind(manifests, "RayJob"):
         cluster = job["spec"]["rayClusterSpec"]
         if cluster.get("enableInTreeAutoscaling"):
@@ -38,16 +46,26 @@ def pods_are_restricted(manifests: list[Manifest]) -> Problems:
             yield from _restricted(f"{job['metadata']['name']} autoscaler", context)
 
 
-def _restricted(name: str, context: Manifest) -> Problems:
+def _restricted(name: str, context: Manifest, *, locks: bool = False) -> Problems:
     if context.get("allowPrivilegeEscalation") is not False or not context.get("readOnlyRootFilesystem"):
         yield f"{name}: may gain privileges or change its root"
-    if context.get("capabilities") != {"drop": ["ALL"]}:
-        yield f"{name}: keeps capabilities"
+    if context.get("capabilities") != {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if locks else {})}:
+        yield f"{name}: has other capabilities than it needs"
+
+
+def _has_rdma(container: Manifest) -> bool:
+    return any(name.startswith("rdma/") for name in container.get("resources", {}).get("limits", {}))
+
+
+def _jobs_with_rdma(manifests: list[Manifest]) -> set[str]:
+    found = [pod for pod in pods(manifests) if any(_has_rdma(container) for container in pod.containers)]
+    return {pod.owner["metadata"]["name"] for pod in found}
 
 
 def namespace_enforces_it(manifests: list[Manifest]) -> Problems:
+    standard = "privileged" if _jobs_with_rdma(manifests) else "restricted"
     for namespace in of_kind(manifests, "Namespace"):
-        if namespace["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":
+        if namespace["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != standard:
             yield "the namespace does not enforce pod security"
     for manifest in manifests:
         everywhere = manifest["kind"] in ("Namespace", "ClusterQueue", "ResourceFlavor")
@@ -175,6 +193,11 @@ def no_secret_is_written_down(manifests: list[Manifest]) -> Problems:
             for each in container.get("env", []):
                 if "value" in each and _SECRET.search(each["name"]):
                     yield f"{pod.name} {container['name']}: {each['name']} has a plain value"
+            named = [each["valueFrom"]["secretKeyRef"] for each in container.get("env", []) if "valueFrom" in each]
+            named += [each["secretRef"] for each in container.get("envFrom", [])]
+            for secret in named:
+                if not secret.get("optional"):
+                    yield f"{pod.name} {container['name']}: does not start without the secret {secret['name']}"
 
 
 def tokens_of_the_cluster_are_for_the_autoscaler(manifests: list[Manifest]) -> Problems:
@@ -226,14 +249,40 @@ def every_pod_is_behind_a_policy(manifests: list[Manifest]) -> Problems:
             yield f"{pod.name}: no NetworkPolicy bounds what it sends or hears"
 
 
-def only_autoscalers_and_downloads_leave_the_run(manifests: list[Manifest]) -> Problems:
-    """Egress on other ports than 53 without a named receiver is for the API server and the models' hub alone."""
+def nobody_else_leaves_the_run(manifests: list[Manifest]) -> Problems:
+    """Ports without a named receiver are for names (53), the API server, the models' hub, and the bucket (443) where there is one."""
+    bucket = {443} if "://" in recipe_of(manifests)["run"]["output"] else set[int]()
     for policy in of_kind(manifests, "NetworkPolicy"):
         rules = [rule for rule in policy["spec"].get("egress", []) if "to" not in rule]
         ports = {port.get("port") for rule in rules for port in rule.get("ports", [{}])}
-        for pod in ray_pods(manifests) if ports - {53} else ():
+        for pod in ray_pods(manifests) if ports - {53} - bucket else ():
             if matches(policy["spec"]["podSelector"], pod.labels) and not _scales(pod):
                 yield f"{policy['metadata']['name']}: lets {pod.name} send anywhere"
+
+
+def every_node_reaches_the_run_folder(manifests: list[Manifest]) -> Problems:
+    """A local one lies on a claim. For one in a bucket port 443 is open, and training's scratch, which its nodes share, lies on a claim."""
+    run = recipe_of(manifests)["run"]
+    for pod in ray_pods(manifests):
+        if "://" not in run["output"]:
+            needed = run["output"]
+        elif pod.owner["metadata"]["name"] == "psi-train":
+            needed = run["scratch"]
+        else:
+            needed = ""
+        if needed and pod.claim_above(needed) is None:
+            yield f"{pod.name}: {needed} lies on no claim that it may write to"
+        if not needed and pod.claim_above(run["scratch"]) is not None:
+            yield f"{pod.name}: waits for a claim that it has no use for"
+        if "://" in run["output"] and not _may_send(manifests, pod, 443):
+            yield f"{pod.name}: may not reach {run['output']}"
+
+
+def _may_send(manifests: list[Manifest], pod: Pod, port: int) -> bool:
+    """Whether a policy lets a pod reach any address on a port."""
+    selecting = [each["spec"] for each in of_kind(manifests, "NetworkPolicy")]
+    rules = [rule for spec in selecting if matches(spec["podSelector"], pod.labels) for rule in spec.get("egress", [])]
+    return any(port == each.get("port") for rule in rules if "to" not in rule for each in rule.get("ports", []))
 
 
 def drains_end_in_time(manifests: list[Manifest]) -> Problems:
@@ -308,7 +357,8 @@ RULES: tuple[Callable[[list[Manifest]], Problems], ...] = (
     references_resolve,
     selectors_select,
     every_pod_is_behind_a_policy,
-    only_autoscalers_and_downloads_leave_the_run,
+    nobody_else_leaves_the_run,
+    every_node_reaches_the_run_folder,
     drains_end_in_time,
     budgets_count,
     the_recipe_fits_the_cluster,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 from cluster.check import check_recipe
 from cluster.cli import app
 from cluster.recipe import load_recipe
+from tests.k8s.hub_stand_in import FILES, hub
 from tests.k8s.manifests import OVERLAYS, ROOT, Manifest, find, of_kind, ray_pods, read
 
 FOLDER = "/etc/psi"
@@ -66,7 +68,35 @@ def test_every_recipe_is_without_mistakes_and_joins_the_cluster(overlay: str, tm
     assert check_recipe(tmp_path / "recipe.toml", []).startswith(f"{tmp_path}/recipe.toml: no mistakes")
     loaded = load_recipe(tmp_path / "recipe.toml")
     assert loaded.recipe.cluster.address == "auto"
-    assert loaded.recipe.run.output.startswith(f"{tmp_path}/runs/")
+    assert loaded.recipe.run.output.startswith((f"{tmp_path}/runs/", "gs://BUCKET/", "s3://BUCKET/"))
+
+
+def test_the_models_are_downloaded_at_their_revisions_and_heads_wait_until_all_are_there(tmp_path: Path) -> None:
+    """The commands of the download job, one after the other, and what a head waits with, as they stand in the manifests."""
+    manifests = read("gke")
+    download = find(manifests, "Job", "psi-models")["spec"]["template"]["spec"]
+    waiting = next(pod for pod in ray_pods(manifests) if pod.is_head).spec["initContainers"][0]["command"]
+    models, environment = tmp_path / "models", {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def here(command: list[str]) -> list[str]:
+        return [word.replace("/models", str(models)) for word in command]
+
+    with hub() as (address, asked):
+        head = subprocess.Popen(here(waiting), env=environment)
+        try:
+            for container in [*download["initContainers"], *download["containers"]]:
+                assert head.poll() is None
+                told = {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+                variables = environment | told | {"HF_ENDPOINT": address}
+                done = subprocess.run(here(container["command"]), env=variables, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            assert head.wait(timeout=60) == 0
+        finally:
+            head.kill()
+    for model, revision in re.findall(r"'(Qwen/[^']+)', '--revision=([0-9a-f]{40})'", str(download["initContainers"])):
+        assert f"/api/models/{model}/tree/{revision}" in asked
+        assert {path.name for path in (models / model.partition("/")[2]).iterdir()} >= FILES.keys()
 
 
 @pytest.mark.slow

@@ -16,11 +16,17 @@ HEAD, WORKERS = f"{CLUSTER}.headGroupSpec", f"{CLUSTER}.workerGroupSpecs.0"
 HEAD_POD, WORKER_POD = f"{HEAD}.template.spec", f"{WORKERS}.template.spec"
 RAY = f"{WORKER_POD}.containers.0"
 RECIPE = "ConfigMap/psi-recipe data.recipe:toml"
-SHM, TMP = 2, 3  # places in the volumes of a pod
+RUNS, SHM, TMP = 1, 2, 3  # places in the volumes of a pod
 
 
 def said(old: str, new: str) -> Callable[[str], str]:
     return lambda text: text.replace(old, new)
+
+
+def claims_for_scratch(volumes: list[Any]) -> list[Any]:
+    """The same volumes, but the one at /scratch is a claim."""
+    claim = {"name": "scratch", "persistentVolumeClaim": {"claimName": "psi-scratch"}}
+    return [claim if volume["name"] == "scratch" else volume for volume in volumes]
 
 
 MISTAKES: list[tuple[str, str, Any]] = [
@@ -71,17 +77,16 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("selectors_select", "PodDisruptionBudget/psi-train spec.selector.matchLabels", {"ray.io/cluster": "psi-train"}),
     ("every_pod_is_behind_a_policy", "NetworkPolicy/psi-nodes spec.policyTypes", ["Ingress"]),
     ("every_pod_is_behind_a_policy", "NetworkPolicy/psi-models spec.podSelector.matchLabels", {"a": "b"}),
+    ("nobody_else_leaves_the_run", "NetworkPolicy/psi-nodes spec.egress.+", {"ports": [{"port": 443}]}),
+    ("nobody_else_leaves_the_run", "NetworkPolicy/psi-nodes spec.egress.+", {}),
     (
-        "only_autoscalers_and_downloads_leave_the_run",
-        "NetworkPolicy/psi-nodes spec.egress.+",
-        {"ports": [{"port": 443}]},
-    ),
-    ("only_autoscalers_and_downloads_leave_the_run", "NetworkPolicy/psi-nodes spec.egress.+", {}),
-    (
-        "only_autoscalers_and_downloads_leave_the_run",
+        "nobody_else_leaves_the_run",
         "NetworkPolicy/psi-autoscaler spec.podSelector.matchLabels.app:kubernetes:io/component",
         "train",
     ),
+    ("every_node_reaches_the_run_folder", f"{TRAIN} {RAY}.volumeMounts.{RUNS}", ABSENT),
+    ("every_node_reaches_the_run_folder", f"{GENERATE} {RAY}.volumeMounts.{RUNS}.readOnly", True),
+    ("every_node_reaches_the_run_folder", RECIPE, said('"/runs/', '"/scratch/')),
     ("drains_end_in_time", f"{GENERATE} {WORKER_POD}.terminationGracePeriodSeconds", ABSENT),
     ("drains_end_in_time", f"{GENERATE} {RAY}.env.0.value", "25"),
     ("drains_end_in_time", RECIPE, said("drain_seconds = 20", "drain_seconds = 40")),
@@ -94,6 +99,22 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("the_recipe_fits_the_cluster", f"{GENERATE} {WORKERS}.maxReplicas", 3),
 ]
 
+IN_COMPONENTS: list[tuple[str, str, str, Any]] = [
+    ("gke", "nobody_else_leaves_the_run", "NetworkPolicy/psi-bucket spec.egress.0.ports.0.port", 80),
+    ("gke", "nobody_else_leaves_the_run", RECIPE, said('"gs://BUCKET/', '"/runs/')),
+    ("gke", "every_node_reaches_the_run_folder", "NetworkPolicy/psi-bucket spec.egress.0", {"ports": [{"port": 80}]}),
+    ("gke", "every_node_reaches_the_run_folder", f"{TRAIN} {RAY}.volumeMounts.{RUNS}", ABSENT),
+    ("gke", "every_node_reaches_the_run_folder", RECIPE, said('"/scratch/run"', '"/scratch"')),
+    ("gke", "every_node_reaches_the_run_folder", f"{GENERATE} {WORKER_POD}.volumes", claims_for_scratch),
+    ("gke", "no_secret_is_written_down", f"{GENERATE} {RAY}.envFrom.0.secretRef.optional", False),
+    ("gke", "no_secret_is_written_down", f"{DOWNLOAD}.initContainers.0.env.1.valueFrom.secretKeyRef.optional", ABSENT),
+    ("infiniband", "pods_are_restricted", f"{TRAIN} {RAY}.securityContext.capabilities", {"drop": ["ALL"]}),
+    ("infiniband", "pods_are_restricted", f"{TRAIN} {RAY}.securityContext.capabilities.add.+", "SYS_ADMIN"),
+    ("infiniband", "pods_are_restricted", f"{TRAIN} {HEAD_POD}.containers.0.securityContext.capabilities.add", ["IPC_LOCK"]),
+    ("infiniband", "pods_are_restricted", f"{GENERATE} {WORKER_POD}.securityContext.runAsUser", 0),
+    ("infiniband", "namespace_enforces_it", "Namespace/psi metadata.labels.pod-security:kubernetes:io/enforce", "restricted"),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_overlay_keeps_to_the_policy(overlay: str) -> None:
@@ -104,6 +125,15 @@ def test_every_overlay_keeps_to_the_policy(overlay: str) -> None:
 @pytest.mark.parametrize(("rule", "where", "value"), MISTAKES, ids=[rule for rule, _, _ in MISTAKES])
 def test_each_rule_catches_its_mistake(rule: str, where: str, value: Any) -> None:
     manifests = read("single-node-gpu")
+    plant(manifests, where, value)
+    assert list(next(each for each in RULES if each.__name__ == rule)(manifests)) != []
+
+
+@pytest.mark.parametrize(
+    ("overlay", "rule", "where", "value"), IN_COMPONENTS, ids=[f"{x[0]}-{x[1]}" for x in IN_COMPONENTS]
+)
+def test_each_rule_catches_the_mistake_of_a_component(overlay: str, rule: str, where: str, value: Any) -> None:
+    manifests = read(overlay)
     plant(manifests, where, value)
     assert list(next(each for each in RULES if each.__name__ == rule)(manifests)) != []
 

@@ -33,7 +33,7 @@ BUILT_IN_MISTAKES: list[tuple[str, Any]] = [
     ("NetworkPolicy/psi-nodes spec.podSelectors", {}),
     ("Job/psi-models spec.template.spec.containers.0.image", 5),
     ("PodDisruptionBudget/psi-train spec.minAvailable", []),
-    ("PersistentVolumeClaim/psi-runs spec.accessMode", ["ReadWriteMany"]),
+    ("PersistentVolumeClaim/psi-scratch spec.accessMode", ["ReadWriteMany"]),
 ]
 
 
