@@ -17,7 +17,7 @@ evidence: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# What takes minutes: ranks killed in many places, other numbers of ranks, the commands of k8s/ on a local cluster.
+# What takes minutes: all arms compared, ranks killed in many places, other numbers of ranks, the commands of k8s/ on a local cluster.
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 

@@ -15,7 +15,7 @@ from generation.storage import Store
 from recipes.miniature.world import TASKS
 from tests.end_to_end.live_run import ROOT, LiveRun, live_run
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 ROWS = 8
 ARMS = ("fewshot", "inference-only", "large", "placebo", "psi")
