@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+from cluster.leaving import Leaving
 from cluster.protocol import PrefixAnswer
 from cluster.recipe import Recipe
 from cluster.task_fold import TaskFold, TaskWork
@@ -50,6 +51,7 @@ class ArmRun:
         spent_gpu_hours: The same of GPU time.
         confirm: Raises where another driver has taken the run over.
         on_file: Is told of each file of the dataset that is written.
+        leaving: Whether the driver was asked to leave.
     """
 
     arm: str
@@ -64,6 +66,7 @@ class ArmRun:
     spent_gpu_hours: float = 0.0
     confirm: Callable[[], None] = lambda: None
     on_file: Written = unwatched
+    leaving: Leaving = field(default_factory=Leaving)
 
 
 @dataclass(frozen=True, slots=True)

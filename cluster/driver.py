@@ -4,7 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cluster.energy_book import EnergyBook
 from cluster.engine_book import EngineBook
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
+from cluster.leaving import Leaving
 from cluster.lock import DriverLock
 from cluster.open_run import OpenRun
 from cluster.principles_stage import arm_principles, principles_stage
@@ -50,19 +51,17 @@ def run_all(loaded: LoadedRecipe, stages: Sequence[str] = STAGES, compares: bool
     Returns:
         The run folder.
     """
-    line = ProgressLine(sys.stderr, time.monotonic)
-    try:
+    line, leaving = ProgressLine(sys.stderr, time.monotonic), Leaving()
+    with closing(line), leaving.heeded():
         store = Store(loaded.recipe.run.output)
         if set(stages) != {"report"}:
             patience = _await_datasets(loaded, line) if tuple(stages) == ("train",) else 0.0
             with _opened(loaded, line, patience) as run, ray_session(loaded.recipe.cluster):
-                _run_stages(replace(run, compares=compares, trains="train" in stages), stages)
+                _run_stages(replace(run, compares=compares, trains="train" in stages, leaving=leaving), stages)
         if "report" in stages:
             line.say(_reported(store, compares))
         _refuse_given_up(store)
         return store
-    finally:
-        line.close()
 
 
 def write_jobs(loaded: LoadedRecipe, folder: Path) -> list[Path]:

@@ -81,6 +81,7 @@ def arm_run(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle]) -> ArmR
         spent_gpu_hours=sum(session_total(arm, STAGE, "gpu_seconds") for arm in elsewhere) / 3600,
         confirm=run.confirm,
         on_file=_on_file(run, arm),
+        leaving=run.leaving,
     )
 
 
@@ -150,6 +151,7 @@ def generate_arm(
         BudgetError: A limit of the recipe is reached.
         StorageError: The run folder cannot be read or written.
         RunLockedError: Another driver has taken the run over.
+        PreemptedError: This driver was asked to leave; what was under way has been committed.
     """
     fold = ArmFold(run)
     fold.replay()

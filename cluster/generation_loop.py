@@ -76,13 +76,16 @@ class GenerationLoop:
             BudgetError: A limit of the recipe is reached; what was under way has been committed.
             StorageError: The run folder cannot be read or written.
             RunLockedError: Another driver has taken the run over.
+            PreemptedError: This driver was asked to leave; what was under way has been committed.
         """
         self._settle()
         for task in self._fold.tasks.values():
             task.forgive()
         self._refuse_to_go_on()
         if not self._fold.complete:
-            self._work_with(pool())
+            replicas = pool()
+            with self._run.leaving.in_own_time():
+                self._work_with(replicas)
 
     def _work_with(self, pool: GenerationPool) -> None:
         context, drain_seconds = self._run.context, self._run.recipe.cluster.drain_seconds
@@ -100,7 +103,7 @@ class GenerationLoop:
         self._book.flush()
 
     def _generate(self, pool: GenerationPool) -> None:
-        while not self._fold.complete:
+        while not self._fold.complete and not self._run.leaving.asked():
             pool.tend(self._link.handle)
             answer, progress = self._follow(), self._link.call("progress")
             needed = self._plan(answer, progress)
@@ -112,6 +115,8 @@ class GenerationLoop:
             self._refuse_to_go_on()
             if not any(answer.settled.values()):
                 time.sleep(TICK_SECONDS)
+        if not self._fold.complete:
+            self._drain(pool)
 
     def _refuse_to_go_on(self) -> None:
         for task in self._fold.tasks.values():

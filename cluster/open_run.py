@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.energy_book import EnergyBook
 from cluster.engine_book import EngineBook
+from cluster.leaving import Leaving
 from cluster.metrics import session_seconds
 from cluster.prepare_tokens import TokenTasks
 from cluster.progress import ProgressLine
@@ -42,6 +43,7 @@ class OpenRun:
         compares: Whether headline arms are trained from several training seeds.
         trains: Whether the arms' datasets are trained on afterwards, and so are tokenised as they are written.
         tokens: The tasks that do that.
+        leaving: Whether the driver was asked to leave.
     """
 
     loaded: LoadedRecipe
@@ -55,6 +57,7 @@ class OpenRun:
     compares: bool = False
     trains: bool = False
     tokens: TokenTasks = field(default_factory=TokenTasks)
+    leaving: Leaving = field(default_factory=Leaving)
 
     @property
     def recipe(self) -> Recipe:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ def ray_session(config: ClusterConfig) -> Generator[None]:
     """
     import ray
 
+    on_term = signal.getsignal(signal.SIGTERM)
     for name, value in (QUIET | REAP).items():
         os.environ.setdefault(name, value)
     try:
@@ -46,6 +48,8 @@ def ray_session(config: ClusterConfig) -> Generator[None]:
         raise EngineError(
             f"cluster.address: no Ray cluster {where}: {error}; check the address or leave it out"
         ) from error
+    if callable(on_term):  # Ray has put in its place one that exits at once
+        signal.signal(signal.SIGTERM, on_term)
     try:
         yield
     finally:

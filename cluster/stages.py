@@ -93,7 +93,7 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
         run.tokens.wait()
         try:
             with training_shown(run, name, Path(job.metrics)):
-                summary = run_training(job)
+                summary = run_training(job, run.leaving)
         finally:  # a loss that went wrong is what people look at first
             keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
         run.energy.add_processes(stage, energy_folder(job))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cluster.energy import metered
+from cluster.leaving import Leaving
 from cluster.prepare_tokens import prepare_tokens
 from generation.dataset import read_sealed
 from generation.errors import NotSealedError, PreemptedError, PsiError, TrainingError
@@ -23,12 +24,19 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 5.0
 _NOTICE_SECONDS = 1.0
+_LEAVE = "leave"
+"""A file beside the checkpoints, by which the driver has the ranks save and leave."""
+
 _START_SECONDS = "1200"
 """Nodes that the cluster starts for a gang take minutes; Ray Train's own limit is one."""
 
 
-def run_training(job: TrainingJob) -> dict[str, Any]:
+def run_training(job: TrainingJob, leaving: Leaving | None = None) -> dict[str, Any]:
     """Train a job on the cluster that this process is connected to; goes on from its checkpoints, and returns at once when it is done.
+
+    Args:
+        job: What is trained.
+        leaving: Whether this process was asked to leave, which has the ranks save and leave.
 
     Returns:
         `steps`, `seconds` (in steps), `tokens`, `supervised_tokens`, `final_loss`, `restarts`.
@@ -36,6 +44,7 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
     Raises:
         NotSealedError: The dataset was not sealed within `config.dataset_deadline_seconds`.
         TrainingError: Training failed, and failed again after `config.max_restarts` restarts.
+        PreemptedError: This process was asked to leave.
     """
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
@@ -46,11 +55,16 @@ def run_training(job: TrainingJob) -> dict[str, Any]:
         return summarise(Path(job.metrics), Path(job.checkpoints))
     await_sealed(job.dataset, job.config.dataset_deadline_seconds)
     prepare_tokens(job)
+    leaving, leave = leaving or Leaving(), Path(job.checkpoints) / _LEAVE
+    leave.parent.mkdir(parents=True, exist_ok=True)
+    leave.unlink(missing_ok=True)
     storage = Path(job.checkpoints).absolute() / "ray"
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
     try:
-        while not job.is_exported:  # a gang whose node is taken away saves, leaves, and starts again elsewhere
-            make_trainer(job, storage).fit()
+        with leaving.in_own_time(leave.touch):
+            # A gang whose node is taken away saves, leaves, and starts again elsewhere.
+            while not job.is_exported and not leaving.asked():
+                make_trainer(job, storage).fit()
         return summarise(Path(job.metrics), Path(job.checkpoints))
     except (TrainingFailedError, RayError) as error:
         raise TrainingError(f"{job.name}: {explain(error)}") from error
@@ -87,17 +101,23 @@ def train_on_rank(config: dict[str, str]) -> None:
         from training.loop import train
 
         with suppress(PreemptedError):
-            train(job, watch_for_preemption())
+            train(job, watch_for_preemption(Path(job.checkpoints) / _LEAVE))
 
 
-def watch_for_preemption() -> Callable[[], bool]:
-    """Has a thread ask Ray whether a node of this gang is about to be taken away: the question waits for all ranks, and a step must not."""
+def watch_for_preemption(leave: Path) -> Callable[[], bool]:
+    """Has a thread look whether a node of this gang is about to be taken away, or the driver wants it to leave.
+
+    A step must not ask itself, since Ray's answer waits for all ranks.
+
+    Args:
+        leave: A file that appears where the driver does.
+    """
     from ray.train import get_preemption_info
 
     noticed = threading.Event()
 
     def watch() -> None:
-        while get_preemption_info() is None:
+        while get_preemption_info() is None and not leave.exists():
             time.sleep(_NOTICE_SECONDS)
         noticed.set()
 
