@@ -9,7 +9,7 @@ from typing import Any
 from cluster.deaths import Deaths
 from cluster.engine_count import EngineCount, EngineCounter
 from cluster.nodes import NodeWatch
-from cluster.placement import needed, plan_placement
+from cluster.placement import needed, none_in_time, plan_placement
 from cluster.pool_member import Member, is_memory, is_unexplained, start_member
 from generation.engines.config import PoolConfig
 from generation.engines.presets import MAX_RUNG
@@ -73,6 +73,12 @@ class Crew:
         """Whether some have left, and far more are needed than are there: starting one takes minutes, which a few units are not worth."""
         here = sum(member.info is None or member.generating is not None for member in self.members) + len(self._vacant)
         return here < self._config.replicas and _RECALL_FACTOR * here <= replicas
+
+    def withdraw(self, replicas: int) -> None:
+        """So many are needed: where so many have a node, wait for no more nodes. What waits has an autoscaler bring them."""
+        if sum(bool(member.node) and not member.draining for member in self.members) >= replicas:
+            for member in [member for member in self.members if not member.node]:
+                self.release(member, "it is not needed any more")
 
     def joined(self, member: Member, info: Any) -> None:
         """Its engine is ready."""
@@ -142,15 +148,6 @@ class Crew:
         for member in list(self.members):
             self._remove(member)
         self._vacant, self._unexplained = {}, []
-
-    def too_slow(self) -> EngineError:
-        """An error for when none becomes ready."""
-        config = self._config
-        return EngineError(
-            f"pool '{self._name}': no replica was ready in {config.start_timeout_seconds:.0f} s; "
-            f"has the cluster a node with {config.gpus:g} free GPUs and {config.cpus:g} free CPUs? "
-            "Otherwise raise start_timeout_seconds"
-        )
 
     def _engine_died(self, member: Member, error: Exception) -> None:
         short, now = is_memory(error), time.monotonic()
@@ -242,7 +239,9 @@ class Crew:
         if self.ready():
             self._alone_since = now
         elif now - self._alone_since > self._config.start_timeout_seconds:
-            raise self.too_slow()  # their node may be gone for good: replacements would wait for ever
+            raise none_in_time(
+                self._name, self._config
+            )  # their node may be gone for good: replacements would wait for ever
 
     def _remove(self, member: Member) -> None:
         self.members.remove(member)

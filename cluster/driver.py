@@ -166,7 +166,12 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
     with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
         if tuple(stages) == ("principles",) or ("generate" in stages and run.recipe.needs_principles):
             principles_stage(run, pools)
-        there = [arm for arm in run.arms if _prepared(run, arm, stages, pools)]
+        there = list[ArmSpec]()
+        asked = [_pools_of(arm, stages) for arm in run.arms]
+        for place, arm in enumerate(run.arms):
+            pools.plan(asked[place], frozenset().union(*asked[place + 1 :]))
+            if _prepared(run, arm, stages, pools):
+                there.append(arm)
     with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
         for arm, number in _models(run, there):
             if "train" in stages:
@@ -178,6 +183,13 @@ def _run_stages(run: OpenRun, stages: Sequence[str]) -> None:
 def _models(run: OpenRun, arms: Sequence[ArmSpec]) -> list[tuple[ArmSpec, int]]:
     """Every model that is trained: its arm, and the number of its training seed."""
     return [(arm, number) for arm in arms if arm.trained for number in run.models_of(arm)]
+
+
+def _pools_of(arm: ArmSpec, stages: Sequence[str]) -> frozenset[str]:
+    """The pools that an arm asks for before training."""
+    if arm.trained:
+        return arm.pools if "generate" in stages else frozenset()
+    return frozenset({"small"} if "evaluate" in stages else ())
 
 
 def _prepared(run: OpenRun, arm: ArmSpec, stages: Sequence[str], pools: StagePools) -> bool:

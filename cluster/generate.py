@@ -50,7 +50,7 @@ def generate_stage(run: OpenRun, arm: ArmSpec, principles: Sequence[Principle], 
             facts["dataset"] = write_human_dataset(store, run.tasks, run.prompts, provenance, _on_file(run, arm)).digest
             return
         pool = pools.large if arm.writer == "large" else pools.small
-        result = generate_arm(arm_run(run, arm, principles), pool, run.line.show)
+        result = generate_arm(arm_run(run, arm, principles), pool, run.line.show, let_go=pools.let_go)
         facts |= {"accepted": result.accepted, "overshoot": result.overshoot, "dropped": result.dropped}
         facts |= {"dataset": result.dataset.digest, "given_up": result.given_up, "swept": asdict(result.swept)}
 
@@ -136,6 +136,7 @@ def generate_arm(
     pool: Callable[[], GenerationPool],
     show: Callable[[Counters], None],
     coordinator: CoordinatorOf = coordinator_actor,
+    let_go: Callable[[], None] = lambda: None,
 ) -> ArmResult:
     """Generate until every task of an arm has its rows, and seal the dataset. Goes on where an earlier driver stopped.
 
@@ -144,6 +145,7 @@ def generate_arm(
         pool: Gives the pool of small replicas; not called where storage holds enough rows already.
         show: Takes the progress, every tick.
         coordinator: Opens the run's coordinator.
+        let_go: Told when the pool is not needed any more, before the dataset is written.
 
     Raises:
         YieldError: A task's last units yielded too little.
@@ -158,6 +160,7 @@ def generate_arm(
     if not fold.complete:
         with coordinator(run.store, run.recipe.cluster.lease_seconds) as link:
             GenerationLoop(run, fold, link, show).work(pool)
+    let_go()
     state = replay(run.store).state
     return ArmResult(
         dataset=fold.write(),

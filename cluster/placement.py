@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from generation.engines.config import PoolConfig, VllmEngine
+from generation.errors import EngineError
 
 _NODE_LABEL = "ray.io/node-id"
 
@@ -40,6 +41,15 @@ def needed(config: PoolConfig) -> dict[str, float]:
     """What the node of a replica must have, by Ray's names."""
     placement = plan_placement(config)
     return {"CPU": placement.cpus, "GPU": 1.0 if placement.bundles else placement.gpus}
+
+
+def none_in_time(pool: str, config: PoolConfig) -> EngineError:
+    """An error for when no replica becomes ready."""
+    return EngineError(
+        f"pool '{pool}': no replica was ready in {config.start_timeout_seconds:.0f} s; "
+        f"has the cluster a node with {config.gpus:g} free GPUs and {config.cpus:g} free CPUs? "
+        "Otherwise raise start_timeout_seconds"
+    )
 
 
 def start_actor(

@@ -12,6 +12,7 @@ from cluster.crew import Crew
 from cluster.energy_book import EnergyBook
 from cluster.engine_book import EngineBook
 from cluster.engine_count import EngineCount
+from cluster.placement import none_in_time
 from cluster.pool_books import PoolBooks
 from cluster.pool_member import Member, error_of, is_death
 from cluster.protocol import GenerateJob
@@ -47,6 +48,7 @@ class Pool:
         energy: EnergyBook | None = None,
         engines: EngineBook | None = None,
     ) -> None:
+        self._name = name
         self._books = PoolBooks(name, energy, engines)
         self._config = config
         limit = max(LEAST_RESTARTS, config.replicas) if max_restarts is None else max_restarts
@@ -73,7 +75,7 @@ class Pool:
         deadline = time.monotonic() + self._config.start_timeout_seconds
         while len(self._crew.ready()) < wait_for:
             if time.monotonic() > deadline:
-                raise self._crew.too_slow()
+                raise none_in_time(self._name, self._config)
             self._look(timeout=1.0)
             self._tend()
             if not self._crew.ready():
@@ -146,7 +148,8 @@ class Pool:
         self._tend()
 
     def recall(self, replicas: int) -> None:
-        """So many are needed: where far fewer generate, have those back that had left."""
+        """So many are needed: where far fewer generate, have those back that had left; where enough do, wait for no more nodes."""
+        self._crew.withdraw(replicas)
         if self._crew.is_short_of(replicas):
             self._crew.fill()
             for member in self._crew.ready():

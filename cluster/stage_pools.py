@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -42,6 +42,7 @@ class StagePools:
         self._energy = energy
         self._engines = engines
         self._open: dict[str, Pool] = {}
+        self._later = frozenset[str]()
 
     def __enter__(self) -> "StagePools":
         return self
@@ -83,11 +84,27 @@ class StagePools:
 
         return ask
 
+    def plan(self, current: Set[str], later: Set[str]) -> None:
+        """Only these pools are asked for from now on.
+
+        Args:
+            current: By the step that begins.
+            later: By those after it.
+        """
+        self._later = frozenset(later)
+        self._keep(current | later)
+
+    def let_go(self) -> None:
+        """The step under way asks none any more, so their nodes may go where no later one does."""
+        self._keep(self._later)
+
     def close(self) -> None:
         """Stop all replicas."""
-        for pool in self._open.values():
-            pool.close()
-        self._open.clear()
+        self._keep(frozenset())
+
+    def _keep(self, names: Set[str]) -> None:
+        for name in self._open.keys() - names:
+            self._open.pop(name).close()
 
     def _get(self, name: str) -> Pool:
         if name not in self._open:

@@ -43,6 +43,12 @@ class ArmSpec:
         return self.writer != ""
 
     @property
+    def pools(self) -> frozenset[str]:
+        """The pools that make its principles out of those of the run, and its rows."""
+        asked = {"minus": {"large", "small"}, "small-written": {"small"}}.get(self.principles, set[str]())
+        return frozenset({self.writer, *asked} - {""})
+
+    @property
     def owns_principles(self) -> bool:
         """Whether its principles are kept in its own folder; `selected` ones are those of the run."""
         return self.principles not in {"none", "selected"}

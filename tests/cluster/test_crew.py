@@ -172,6 +172,18 @@ def test_a_replica_that_has_nothing_more_to_do_frees_its_gpu_and_comes_back_when
     assert sorted(member.number for member in one.crew.members) == [0, 1]
 
 
+def test_replicas_that_wait_for_a_node_are_withdrawn_once_enough_have_one(stage: Callable[..., Stage]) -> None:
+    crew = stage(replicas=3).crew
+    crew.members[2].node = ""
+    crew.withdraw(3)
+    assert [member.number for member in crew.members] == [0, 1, 2]
+    crew.withdraw(2)
+    assert [member.number for member in crew.members] == [0, 1]
+    assert (crew.count().wanted, crew.count().placed) == (2, 2)
+    crew.fill()
+    assert [member.number for member in crew.members] == [0, 1, 2]
+
+
 def test_deaths_are_forgotten_after_an_hour() -> None:
     deaths = Deaths(limit=1)
     deaths.add("a", 0.0)

@@ -1,0 +1,106 @@
+"""A run on a cluster that comes and goes: nothing is there when it begins, nodes come while it works, and it holds none once its rows are made."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation.storage import Store
+from tests.chaos.checker import check_run
+from tests.chaos.nodes import Nodes, ray_nodes
+from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
+from tests.end_to_end.live_run import ROOT
+
+ROWS, CPUS_OF_A_NODE = 900, 2
+SEALING = """
+import pathlib, sys, time
+from cluster.arm import ArmFold
+from cluster.cli import main
+mark, write = pathlib.Path(sys.argv.pop(1)), ArmFold.write
+def wait_and_write(fold):
+    mark.touch()
+    while mark.exists():
+        time.sleep(0.1)
+    return write(fold)
+ArmFold.write = wait_and_write
+main()
+"""
+"""The `psi` command, which says that it is about to write a dataset by making a file, and goes on once that is removed."""
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with ray_nodes(workers=0, cpus=CPUS_OF_A_NODE) as nodes:
+        yield nodes
+
+
+def until(what: str, look: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < end, f"not in {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+def demand_and_use(nodes: Nodes) -> tuple[int, list[str]]:
+    """What Ray's autoscaler looks at: how many requests wait for a node, and what keeps each worker from going."""
+    from ray._raylet import GcsClient
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+    from ray.core.generated.autoscaler_pb2 import NodeStatus
+
+    state = get_cluster_resource_state(GcsClient(address=nodes.address))
+    asked = sum(each.count for each in state.pending_resource_requests) + len(state.pending_gang_resource_requests)
+    workers = [node for node in state.node_states if node.total_resources.get("CPU")]
+    return asked, [f"{node.node_activity}" for node in workers if node.status != NodeStatus.IDLE]
+
+
+def living(nodes: Nodes) -> list[Any]:
+    """Actors that are not dead, by class, and placement groups that are not removed."""
+    from ray._private.state import GlobalState
+    from ray._raylet import GcsClientOptions
+
+    state = GlobalState()
+    state._initialize_global_state(GcsClientOptions.create(nodes.address, None, True, False))
+    actors = [
+        each["ActorClassName"] for each in state.actor_table(None, None, None).values() if each["State"] != "DEAD"
+    ]
+    groups = [each for each in state.placement_group_table().values() if each["state"] != "REMOVED"]
+    return [*actors, *groups]
+
+
+def writers(run: Path) -> set[str]:
+    """Numbers of the replicas that have written rows."""
+    return {path.name.split("-")[2] for path in (run / "rows").rglob("*.arrow")}
+
+
+def test_a_run_begins_without_a_node_grows_with_each_and_holds_none_while_its_dataset_is_written(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    run, mark = tmp_path / "run", tmp_path / "sealing"
+    recipe = scripted_recipe(tmp_path, ROWS, seconds_per_step=0.2)
+    psi = (sys.executable, "-c", SEALING, str(mark))
+    command = psi_command(recipe, nodes.address, run, ["pools.small.full_within_seconds=1"], psi)
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)
+    try:
+        until("demand", lambda: demand_and_use(nodes)[0] == 4)
+        nodes.add_worker()
+        until("rows", lambda: writers(run))
+        nodes.add_worker()
+        until("all rows", mark.exists)
+        until("idle nodes", lambda: demand_and_use(nodes) == (0, []))
+        assert living(nodes) == []
+        mark.unlink()
+        assert driver.wait(30) == 0
+    finally:
+        driver.kill()
+        print((tmp_path / "log").read_text())  # noqa: T201
+    assert writers(run) == {"0", "1", "2", "3"}
+    assert check_run(run, RUN_ID, ROWS) == []
+    engines = Store(str(run)).read_json("stages/generate-psi.json")["engines"]["small"]
+    assert (engines["wanted"], engines["most_ready"]) == (4, 4)
+    assert "only 0 of 4 engines are ready after" in (tmp_path / "log").read_text()
