@@ -161,6 +161,11 @@ def generate_arm(
         with coordinator(run.store, run.recipe.cluster.lease_seconds) as link:
             GenerationLoop(run, fold, link, show).work(pool)
     let_go()
+    return _sealed(run, fold)
+
+
+def _sealed(run: ArmRun, fold: ArmFold) -> ArmResult:
+    """Write the dataset, and sum up what it took."""
     state = replay(run.store).state
     return ArmResult(
         dataset=fold.write(),
