@@ -112,6 +112,38 @@ def logs(job: JobArgument, address: Address) -> None:
     raise typer.Exit(_attend(JobServer(address), job))
 
 
+@app.command(epilog="\b\nExample:\n  psi status mytask-3f2a9c-1 --address http://HOST:8265")
+def status(
+    address: Address,
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Its id. Default: all jobs.", show_default=False)
+    ] = None,
+) -> None:
+    """List the jobs of a cluster, or say how far one of them has come."""
+    from cluster.job_server import JobServer
+    from cluster.job_status import job_text, jobs_table
+
+    server = JobServer(address)
+    typer.echo(jobs_table(server.jobs()) if job is None else job_text(server.find(job), server.log(job)))
+
+
+@app.command(epilog="\b\nExample:\n  psi stop mytask-3f2a9c-1 --address http://HOST:8265")
+def stop(job: JobArgument, address: Address) -> None:
+    """Have a job commit what is under way, then end.
+
+    Replicas begin nothing new, training saves a checkpoint. `psi submit` with the same recipe goes on from there.
+    """
+    from cluster.job_follow import ending, stop_job
+    from cluster.job_server import JobServer
+    from cluster.job_status import run_lines
+    from cluster.submit import RUN
+
+    ended = stop_job(JobServer(address), job, _say)
+    _say(ending(ended))
+    if run := ended.metadata.get(RUN):
+        typer.echo("\n".join(run_lines(run)))
+
+
 def _attend(server: "JobServer", job: str) -> int:
     """Follow a job to its end; Ctrl-C asks what shall become of it. Returns the exit code."""
     from cluster.job_follow import LogFollower, ending, exit_code_of

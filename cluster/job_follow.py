@@ -17,6 +17,10 @@ SILENT_SECONDS = 30.0
 
 PATIENCE_SECONDS = 600.0
 _AGAIN_SECONDS = 3.0
+STOP_SECONDS = 120
+"""How long a driver that is asked to stop may take to commit what is under way and to leave."""
+
+_KILL_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
 """After the end of a stream, so that a dashboard that ends each at once is not asked without pause."""
 
@@ -100,6 +104,26 @@ class LogFollower:
                     )
                 said = True
             time.sleep(_AGAIN_SECONDS)
+
+
+def stop_job(server: JobServer, job_id: str, say: Callable[[str], None]) -> Job:
+    """Ask a job to end, and wait until it has: what is under way is committed first.
+
+    Raises:
+        UnreachableError: The cluster stopped answering, or the job goes on for much longer than it was given.
+        RecipeError: The cluster does not know the job.
+    """
+    job = server.find(job_id)
+    if job.is_over:
+        return job
+    server.stop(job_id)
+    say(f"asked job {job_id} to stop; what is under way is committed first, for up to {STOP_SECONDS} s")
+    deadline = time.monotonic() + STOP_SECONDS + _KILL_SECONDS
+    while not (job := server.find(job_id)).is_over:
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"job {job_id} is still {job.state}; look at it with `psi status {job_id}`")
+        time.sleep(_PAUSE_SECONDS)
+    return job
 
 
 def exit_code_of(job: Job) -> int:

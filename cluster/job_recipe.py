@@ -93,7 +93,9 @@ class _Paths:
 
 
 def _sort_out(recipe: Recipe, folder: Path, root: Path, overrides: Sequence[str]) -> _Paths:
-    typed = {str(Path(raw).absolute()) for raw in (text.partition("=")[2].strip() for text in overrides) if raw}
+    typed = {
+        str(Path(raw).absolute()) for raw in (text.partition("=")[2].strip() for text in overrides) if raw[:1] != "/"
+    }
     found = _Paths([], [], [], [])
     for key, path, suffix in _paths(recipe, folder):
         place = Path(os.path.normpath(folder / path))

@@ -133,8 +133,9 @@ class JobServer:
                 ) from error
             raise
 
-    def _ask(self, call: Callable[[], Answer], seconds: float = ANSWER_SECONDS) -> Answer:
+    def _ask(self, call: Callable[[], Answer], seconds: float | None = None) -> Answer:
         """Call Ray's client, which waits for ever where a network swallows its packets."""
+        seconds = seconds or ANSWER_SECONDS
         answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
         def ask() -> None:

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cluster.job_files import Parcel, gather
+from cluster.job_follow import STOP_SECONDS
 from cluster.job_recipe import read_remote_recipe, unread_recipe
 from cluster.job_server import Job, JobServer
 from generation.errors import RecipeError, RunLockedError
 from generation.storage import digest
-
-STOP_SECONDS = 120
-"""How long a driver that is asked to stop may take to commit what is under way and to leave."""
 
 RUN, NAME, COMMAND = "psi_run", "psi_name", "psi_command"
 """What a job's metadata tell of it: its run folder, the run's name, and the command of psi."""

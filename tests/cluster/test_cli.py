@@ -10,7 +10,21 @@ from cluster.cli import main
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = str(ROOT / "recipes/miniature")
-COMMANDS = ["init", "check", "run", "principles", "generate", "train", "evaluate", "report", "show", "submit", "logs"]
+COMMANDS = [
+    "init",
+    "check",
+    "run",
+    "principles",
+    "generate",
+    "train",
+    "evaluate",
+    "report",
+    "show",
+    "submit",
+    "logs",
+    "status",
+    "stop",
+]
 
 
 def ended(arguments: list[str]) -> int | str | None:

@@ -1,13 +1,24 @@
-"""`psi submit` on a real cluster with token authentication."""
+"""`psi submit`, `logs`, `status` and `stop` on a real cluster with token authentication."""
 
-from collections.abc import Iterator
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from generation.dataset import read_sealed
+from generation.manifest import replay
+from generation.storage import Store
 from tests.chaos.recipes import scripted_recipe
+from tests.end_to_end.live_run import PSI
 from tests.jobs.job_cluster import JobCluster, job_cluster
+
+TIMEOUT_SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -16,34 +27,90 @@ def cluster() -> Iterator[JobCluster]:
         yield started
 
 
-def make_task(folder: Path, rows: int) -> list[str]:
-    """A recipe folder; returns the words that have it generated."""
+def make_task(folder: Path, rows: int, cluster: JobCluster, seconds_per_step: float = 0.01) -> list[str]:
+    """A recipe folder; returns the words that submit it."""
     (folder / "mytask").mkdir()
-    scripted_recipe(folder / "mytask", rows)
-    return [str(folder / "mytask"), "--stage", "generate", f"run.output={folder}/run", f"run.scratch={folder}/scratch"]
+    scripted_recipe(folder / "mytask", rows, seconds_per_step=seconds_per_step)
+    places = [f"run.output={folder}/run", f"run.scratch={folder}/scratch"]
+    return ["submit", str(folder / "mytask"), *places, "--address", cluster.address]
 
 
-@pytest.mark.slow
-def test_a_run_is_generated_by_a_job_whose_log_is_shown_once_and_whose_exit_code_is_returned(
+def wait_for(look: Callable[[], object], log: Path) -> None:
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while not look():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.2)
+
+
+def rows_of(folder: Path) -> int:
+    return sum(place.end - place.start for place in replay(Store(f"{folder}/run")).state.places.values())
+
+
+def test_a_job_that_fails_ends_with_the_code_of_its_driver_and_only_who_has_the_token_may_ask(
     cluster: JobCluster, tmp_path: Path
 ) -> None:
-    words = ["submit", *make_task(tmp_path, 40), "--address", cluster.address]
-    done = cluster.psi(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 40
-    assert done.stdout.count("generate-psi took") == 1
-    assert "SUCCEEDED, exit code 0" in done.stderr
-    again = cluster.psi(*words)
-    assert again.returncode == 0
-    assert "-2 SUCCEEDED" in again.stderr
-    assert "generate-psi took" not in again.stdout  # what is there is not done again
+    failed = cluster.psi(*make_task(tmp_path, 10, cluster), "--stage", "report")
+    assert failed.returncode == 4, failed.stdout + failed.stderr
+    job = re.search(r"^job (chaos-\w{6}-1)$", failed.stderr, re.MULTILINE)[1]
+    assert f"job {job} FAILED, exit code 4" in failed.stderr
+    assert failed.stdout.count("no such run folder") == 1
+    address = ("--address", cluster.address)
+    listed = cluster.psi("status", *address).stdout
+    assert re.search(rf"^FAILED +report .* 4 +{job}$", listed, re.MULTILINE), listed
+    assert max(map(len, listed.splitlines())) <= 80
+    wrong = cluster.psi("status", *address, RAY_AUTH_TOKEN="0" * 64)
+    without = cluster.psi("status", *address, RAY_AUTH_MODE="disabled")
+    assert (wrong.returncode, without.returncode) == (3, 3)
+    assert "another token" in wrong.stderr
+    assert "RAY_AUTH_TOKEN is set, but RAY_AUTH_MODE=token is not" in without.stderr
+    assert cluster.token not in listed + wrong.stderr + without.stderr + failed.stdout
 
 
 @pytest.mark.slow
-def test_a_cluster_that_wants_a_token_says_what_to_set(cluster: JobCluster) -> None:
-    without = cluster.psi("logs", "nothing", "--address", cluster.address, RAY_AUTH_MODE="disabled")
-    wrong = cluster.psi("logs", "nothing", "--address", cluster.address, RAY_AUTH_TOKEN="0" * 64)
-    assert (without.returncode, wrong.returncode) == (3, 3)
-    assert "RAY_AUTH_TOKEN is set, but RAY_AUTH_MODE=token is not" in without.stderr
-    assert "another token" in wrong.stderr
-    assert cluster.token not in without.stderr + wrong.stderr
+def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_submitted_again(
+    cluster: JobCluster, tmp_path: Path
+) -> None:
+    words, log = [*make_task(tmp_path, 1000, cluster, 0.3), "--stage", "generate"], tmp_path / "log"
+    first = cluster.start_psi(*words, log=log)
+    wait_for(lambda: (tmp_path / "run/manifest").is_dir() and rows_of(tmp_path), log)
+    job = re.search(r"^job (\S+)$", log.read_text(), re.MULTILINE)[1]
+    second = cluster.psi(*words)
+    assert second.returncode == 5
+    assert f"job {job} works on it (RUNNING)" in second.stderr
+    shown = cluster.psi("status", job, "--address", cluster.address).stdout
+    assert re.search(r"rows +psi: [\d,]+ of 1,000, noted", shown), shown
+    stopped = cluster.psi("stop", job, "--address", cluster.address)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"job {job} STOPPED" in stopped.stderr
+    assert first.wait() == 143, log.read_text()
+    assert log.read_text().count("asked to leave; what is committed is kept") == 1
+    assert '"released":true' in max((tmp_path / "run/drivers").glob("*.beat")).read_text()
+    kept = rows_of(tmp_path)
+    again = cluster.psi(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 1000
+    assert rows_of(tmp_path) > kept
+
+
+@pytest.mark.slow
+def test_control_c_asks_and_without_a_terminal_the_job_goes_on(cluster: JobCluster, tmp_path: Path) -> None:
+    words, log = [*make_task(tmp_path, 300, cluster, 0.1), "--stage", "generate"], tmp_path / "log"
+    following = cluster.start_psi(*words, log=log)
+    wait_for(lambda: "Running entrypoint" in log.read_text(), log)
+    following.send_signal(signal.SIGINT)
+    assert following.wait() == 130
+    job = re.search(r"^job (\S+) goes on$", log.read_text(), re.MULTILINE)[1]
+    assert f"psi logs   {job} --address {cluster.address}" in log.read_text()
+    ours, theirs = pty.openpty()
+    command = [PSI, "logs", job, "--address", cluster.address]
+    asked = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=cluster.environment)
+    time.sleep(4.0)
+    asked.send_signal(signal.SIGINT)
+    said = b""
+    while b"[d] " not in said:
+        said += os.read(ours, 4096)
+    os.write(ours, b"c\n")
+    output, _ = asked.communicate()
+    assert asked.returncode == 0, output
+    assert output.count(b"generate-psi took") == output.count(b"Running entrypoint") == 1
+    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 300
