@@ -1,7 +1,5 @@
 """Following a job: its log, whatever happens to the stream of it, and its end."""
 
-import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,9 +9,6 @@ from generation.errors import UnreachableError
 
 STOPPED_CODE = 143
 """What a driver that SIGTERM asked to leave ends with."""
-
-SILENT_SECONDS = 30.0
-"""A stream that says nothing for so long is opened again: it may be lost, and TCP does not tell."""
 
 PATIENCE_SECONDS = 600.0
 _AGAIN_SECONDS = 3.0
@@ -60,24 +55,15 @@ class LogFollower:
         return job
 
     def _stream(self) -> None:
-        """Open the log's stream, which begins at its start, and write what is new, until it ends or is silent for long."""
-        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-        def read() -> None:
-            self._server.tail(self._job_id, texts.put)
-            texts.put(None)
-
-        threading.Thread(target=read, name="job-log", daemon=True).start()
+        """Open the log's stream, which begins at its start, and write what is new, until it ends."""
         place = 0
-        while True:
-            try:
-                text = texts.get(timeout=SILENT_SECONDS)
-            except queue.Empty:
-                return
-            if text is None:
-                time.sleep(_PAUSE_SECONDS)
-                return
+
+        def take(text: str) -> None:
+            nonlocal place
             place = self._take(text, place)
+
+        self._server.tail(self._job_id, take)
+        time.sleep(_PAUSE_SECONDS)
 
     def _take(self, text: str, place: int) -> int:
         """Write what of a text that begins at `place` of the log has not been written; returns where it ends."""

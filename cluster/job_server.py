@@ -1,13 +1,12 @@
 """The jobs of a Ray cluster, as its dashboard serves them: calls that come to an end, and errors that say what to do."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import queue
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 UPLOAD_SECONDS = 900.0
+SILENT_SECONDS = 30.0
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray takes an address from here, or from RAY_ADDRESS, before the one that it is given."""
@@ -114,14 +114,20 @@ class JobServer:
         return self._of(job_id, self._client.get_job_logs)
 
     def tail(self, job_id: str, take: Callable[[str], None]) -> None:
-        """Give `take` what a job has said from its start, and what it says from now on; returns when the stream ends, for whatever reason."""
+        """Give `take` what a job has said from its start, and what it says from now on.
+
+        Returns when the stream ends, breaks, or is silent for half a minute: then it may be lost, and TCP does not tell.
+        """
 
         async def tail() -> None:
-            async for text in self._client.tail_job_logs(job_id):
-                take(text)
+            stream = self._client.tail_job_logs(job_id)
+            try:
+                while (text := await _next(stream)) is not None:
+                    take(text)
+            finally:
+                await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue] - a generator, as all that Ray declares iterators
 
-        with contextlib.suppress(Exception):  # aiohttp's, asyncio's or Ray's: a lost stream is what is looked into next
-            asyncio.run(tail())
+        asyncio.run(tail())
 
     def _of(self, job_id: str, call: Callable[[str], Answer]) -> Answer:
         try:
@@ -172,6 +178,14 @@ _WHERE = (
     "it must be the dashboard of the cluster's head, such as http://HOST:8265, and reachable from here"
     " (on Kubernetes: kubectl port-forward service/NAME-head-svc 8265, then --address http://localhost:8265)"
 )
+
+
+async def _next(stream: AsyncIterator[str]) -> str | None:
+    """What a stream says next; None where it does not."""
+    try:
+        return await asyncio.wait_for(anext(stream), SILENT_SECONDS)
+    except Exception:  # noqa: BLE001 - its end, or aiohttp's, asyncio's or Ray's trouble: whether the job lives is asked next
+        return None
 
 
 def _connected() -> "JobSubmissionClient":

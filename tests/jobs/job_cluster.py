@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,15 +36,17 @@ class JobCluster:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def psi(self, *words: str, cwd: Path = ROOT, **changed: str) -> subprocess.CompletedProcess[str]:
-        """Run a `psi` command to its end."""
-        environment = {**self.environment, **changed}
-        return subprocess.run([PSI, *words], capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+    def psi(self, *words: str, **changed: str | None) -> subprocess.CompletedProcess[str]:
+        """Run a `psi` command to its end; variables of its environment can be changed or, with None, left out."""
+        environment = {name: value for name, value in {**self.environment, **changed}.items() if value is not None}
+        return subprocess.run([PSI, *words], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
 
-    def start_psi(self, *words: str, log: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
+    def start_psi(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
         """Start a `psi` command."""
         with log.open("wb") as stream:
-            return subprocess.Popen([PSI, *words], stdout=stream, stderr=stream, cwd=cwd, env=self.environment)
+            return subprocess.Popen(
+                [PSI, *words], stdout=stream, stderr=stream, cwd=ROOT, env=self.environment, preexec_fn=heed_interrupts
+            )
 
 
 @contextmanager
@@ -86,6 +89,11 @@ def _wait(cluster: JobCluster, port: int, head: subprocess.Popen[bytes]) -> None
         assert head.poll() is None, (cluster.folder / "head.log").read_text()
         assert time.monotonic() < end, "no dashboard"
         time.sleep(0.1)
+
+
+def heed_interrupts() -> None:
+    """Without this, tests that were started in the background hand down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,8 +16,8 @@ from generation.dataset import read_sealed
 from generation.manifest import replay
 from generation.storage import Store
 from tests.chaos.recipes import scripted_recipe
-from tests.end_to_end.live_run import PSI
-from tests.jobs.job_cluster import JobCluster, job_cluster
+from tests.end_to_end.live_run import PSI, ROOT
+from tests.jobs.job_cluster import JobCluster, heed_interrupts, job_cluster
 
 TIMEOUT_SECONDS = 240.0
 
@@ -58,7 +59,8 @@ def test_a_job_that_fails_ends_with_the_code_of_its_driver_and_only_who_has_the_
     listed = cluster.psi("status", *address).stdout
     assert re.search(rf"^FAILED +report .* 4 +{job}$", listed, re.MULTILINE), listed
     assert max(map(len, listed.splitlines())) <= 80
-    wrong = cluster.psi("status", *address, RAY_AUTH_TOKEN="0" * 64)
+    (tmp_path / "token").write_text("0" * 64)
+    wrong = cluster.psi("status", *address, RAY_AUTH_TOKEN=None, RAY_AUTH_TOKEN_PATH=f"{tmp_path}/token")
     without = cluster.psi("status", *address, RAY_AUTH_MODE="disabled")
     assert (wrong.returncode, without.returncode) == (3, 3)
     assert "another token" in wrong.stderr
@@ -103,7 +105,8 @@ def test_control_c_asks_and_without_a_terminal_the_job_goes_on(cluster: JobClust
     assert f"psi logs   {job} --address {cluster.address}" in log.read_text()
     ours, theirs = pty.openpty()
     command = [PSI, "logs", job, "--address", cluster.address]
-    asked = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, env=cluster.environment)
+    start = {"env": cluster.environment, "preexec_fn": heed_interrupts}
+    asked = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, **start)
     time.sleep(4.0)
     asked.send_signal(signal.SIGINT)
     said = b""
@@ -114,3 +117,22 @@ def test_control_c_asks_and_without_a_terminal_the_job_goes_on(cluster: JobClust
     assert asked.returncode == 0, output
     assert output.count(b"generate-psi took") == output.count(b"Running entrypoint") == 1
     assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 300
+
+
+@pytest.mark.slow
+def test_the_code_in_a_working_directory_is_what_runs_and_a_recipe_may_lie_on_the_cluster(
+    cluster: JobCluster, tmp_path: Path
+) -> None:
+    words = [*make_task(tmp_path, 10, cluster), "--stage", "report"]
+    for package in ("cluster", "generation", "training"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "cluster/cli_stages.py").open("a") as module:
+        module.write('\nprint("this code was sent along")\n')
+    sent = cluster.psi(*words, "--working-dir", str(tmp_path))
+    assert sent.returncode == 4, sent.stdout + sent.stderr
+    assert "this code was sent along" in sent.stdout
+    recipe = Path(words[1]) / "recipe.toml"
+    there = cluster.psi("submit", str(recipe), *words[2:], "--in-place")
+    assert there.returncode == 4, there.stdout + there.stderr
+    assert "sending" not in there.stderr
+    assert f"exec psi report {recipe}" in there.stdout

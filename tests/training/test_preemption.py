@@ -5,11 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from cluster.leaving import Leaving
+from cluster.train_job import run_training
+from generation.errors import PreemptedError
+from tests.local_ray import local_ray
 from tests.training.build_job import ROOT, make_job, write_dataset, write_model
 from tests.training.gang import ENVIRONMENT, result, run_gang, said, start_gang, starts, wait_for
 from training.metrics import read_metrics
@@ -70,4 +75,27 @@ def test_torchrun_that_gets_sigterm_leaves_a_checkpoint_and_the_same_command_goe
         assert subprocess.run(command, check=False, **start).returncode == 0, said(job)[-3000:]
     done = starts(job)[1]
     assert 3 <= done < 100
+    assert result(job) == unharmed
+
+
+@pytest.mark.slow
+def test_a_driver_that_gets_sigterm_has_its_ranks_save_and_leave_and_the_same_job_goes_on(inputs, unharmed, tmp_path):
+    job = make_job(tmp_path, *inputs, ranks=2, **SETTINGS)
+
+    def end() -> None:
+        until_some_steps(job)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def drive(leaving: Leaving) -> None:
+        with leaving.heeded():
+            run_training(job, leaving)
+
+    with local_ray(cpus=3):
+        threading.Thread(target=end, daemon=True).start()
+        with pytest.raises(PreemptedError):
+            drive(Leaving())
+        done = len(read_metrics(Path(job.metrics)))
+        assert 3 <= done < 100
+        run_training(job)
+    assert starts(job) == [0, done]
     assert result(job) == unharmed
