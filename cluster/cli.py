@@ -16,6 +16,7 @@ Start here:
   psi check mytask                          what is wrong, what it will take
   psi run mytask --limit 50                 50 rows to look at, no training
   psi run mytask                            the whole way; run again to resume
+  psi submit mytask --address URL           the same as a job of a Ray cluster
 
 \b
 Any field can be set for one command: section.field=value

@@ -50,9 +50,9 @@ Examples:
 What runs there
   The psi that is installed on the cluster, or the one in --working-dir where
   that holds cluster/, generation/ and training/. The recipe's folder goes
-  along, up to 100 MiB packed: without .git, .venv, runs, models and what its
-  .gitignore and .rayignore name, but with all that the recipe names. Absolute
-  paths are the cluster's own; run.output must be one, or an URI.
+  along, up to 100 MiB packed: without hidden files, venv, runs, models and
+  what .gitignore and .rayignore name, but with all that the recipe names.
+  Absolute paths are the cluster's own; run.output must be one, or an URI.
 
 \b
 Who may
@@ -119,7 +119,7 @@ def status(
         str | None, typer.Argument(metavar="[JOB]", help="Its id. Default: all jobs.", show_default=False)
     ] = None,
 ) -> None:
-    """List the jobs of a cluster, or say how far one of them has come."""
+    """List the jobs of a cluster, or say how far one has come."""
     from cluster.job_server import JobServer
     from cluster.job_status import job_text, jobs_table
 

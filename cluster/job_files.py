@@ -12,8 +12,8 @@ from generation.errors import RecipeError
 LIMIT_BYTES = 100 * 2**20
 """What a Ray dashboard takes in one upload."""
 
-EXCLUDED = (".git", ".venv", "venv", "node_modules", "__pycache__", "*.pyc", ".*_cache", "runs", "models")
-"""Names of files and folders that stay here, unless the recipe names them."""
+EXCLUDED = (".*", "venv", "node_modules", "__pycache__", "*.pyc", "runs", "models")
+"""Names of files and folders that stay here, unless the recipe names them: what is large, and hidden files, which may hold keys."""
 
 _BIGGEST = 5
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -59,7 +59,7 @@ class JobServer:
     """A cluster's dashboard. Who may ask is decided by RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
 
     Args:
-        address: `http://HOST:8265`, `HOST:8265`, or what else Ray takes for it.
+        address: `http://HOST:8265`, or `HOST:8265`.
 
     Raises:
         UnreachableError: Nothing answers there.
@@ -67,7 +67,7 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address if "://" in address or address == "auto" else f"http://{address}"
+        self.address = address if "://" in address else f"http://{address}"
         os.environ[_ADDRESS_VARIABLE] = self.address
         self._client: JobSubmissionClient = self._ask(_connected)
 
@@ -88,7 +88,7 @@ class JobServer:
         except ClusterError as error:
             if "already exists" in str(error):
                 raise RecipeError(
-                    f"job {job_id} is there already, perhaps of another `psi submit` that was faster; `psi status` lists all"
+                    f"there is a job {job_id} already; `psi status` lists all, and `psi logs {job_id}` follows it"
                 ) from error
             raise
 
@@ -170,7 +170,7 @@ class JobServer:
         if isinstance(error, OSError) and getattr(error, "response", None) is None:
             return UnreachableError(f"{self.address}: cannot be reached; {_WHERE}")
         if status and status[1].startswith("5"):
-            return UnreachableError(f"{self.address}: {str(error).strip().splitlines()[-1]}")
+            return UnreachableError(f"{self.address}: {_last_line(str(error))}")
         return ClusterError(f"{self.address}: {error}") if isinstance(error, OSError | RuntimeError) else error
 
 
@@ -207,6 +207,11 @@ def _auth_hint(said: str) -> str:
         "the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN)"
         " (on Kubernetes: kubectl get secret NAME -o jsonpath={.data.auth_token} | base64 -d > FILE)"
     )
+
+
+def _last_line(text: str) -> str:
+    """The last line of a server's answer that says something: that of its traceback."""
+    return next((line for line in reversed(text.splitlines()) if line.strip(" .")), text)
 
 
 def _job(details: Any) -> Job:

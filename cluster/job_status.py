@@ -1,5 +1,6 @@
 """What `psi status` says: the jobs of a cluster, and how far one of them and its run have come."""
 
+import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ _PATIENCE_SECONDS = 5.0
 
 
 def jobs_table(jobs: Sequence[Job]) -> str:
-    """The jobs that `psi submit` has made, the newest first, in a table of 80 columns where their names leave room."""
-    ours = [job for job in jobs if RUN in job.metadata]
+    """The jobs that run psi, the newest first, in a table of 80 columns where their names leave room."""
+    ours = [job for job in jobs if _command(job)]
     if not ours:
         return "no jobs yet; `psi submit RECIPE --address URL` makes one"
     rows = [("state", "command", "started", "took", "exit", "job")]
@@ -30,7 +31,7 @@ def jobs_table(jobs: Sequence[Job]) -> str:
         started = f"{datetime.fromtimestamp(job.started).astimezone():%m-%d %H:%M}" if job.started else "-"
         took = duration(_seconds(job)) if job.started else "-"
         code = str(exit_code_of(job)) if job.is_over else ""
-        rows.append((job.state, job.metadata.get(COMMAND, ""), started, took, code, f" {job.job_id}"))
+        rows.append((job.state, _command(job), started, took, code, f" {job.job_id}"))
     width = max(len(row[-1]) for row in rows)
     return "\n".join(line.rstrip() for line in columns([(*row[:-1], row[-1].ljust(width)) for row in rows]))
 
@@ -90,6 +91,12 @@ def _rows(folder: Store, arm: str, target: int) -> str:
     text = f"{arm}: {total(last.get('accepted')) or 0:,} of {target:,}, noted {duration(max(age, 0.0))} ago"
     ready, wanted = number(last, "engines_ready"), number(last, "engines_wanted")
     return text if ready is None or wanted is None else f"{text}; {ready:g} of {wanted:g} engines were ready"
+
+
+def _command(job: Job) -> str:
+    """What psi does in a job, which others than `psi submit` may have submitted; empty where it runs something else."""
+    match = re.match(r"psi (\w+)", job.entrypoint)
+    return job.metadata.get(COMMAND, "") or (match[1] if match else "")
 
 
 def _seconds(job: Job) -> float | None:

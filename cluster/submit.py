@@ -16,8 +16,8 @@ from cluster.job_server import Job, JobServer
 from generation.errors import RecipeError, RunLockedError
 from generation.storage import digest
 
-RUN, NAME, COMMAND = "psi_run", "psi_name", "psi_command"
-"""What a job's metadata tell of it: its run folder, the run's name, and the command of psi."""
+RUN, COMMAND = "psi_run", "psi_command"
+"""What a job's metadata tell of it: its run folder, and the command of psi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,13 @@ def submit(server: JobServer, submission: Submission, say: Callable[[str], None]
             environment["working_dir"] = str(folder / "job.zip")
             packed = (folder / "job.zip").stat().st_size
             say(f"sending {len(order.parcel.files):,} files of {order.parcel.root}, {packed / 2**20:,.1f} MiB packed")
-        metadata = {RUN: order.run, NAME: order.name, COMMAND: submission.command}
-        server.submit(order.entrypoint, job_id, environment, metadata)
+        metadata = {RUN: order.run, COMMAND: submission.command}
+        try:
+            server.submit(order.entrypoint, job_id, environment, metadata)
+        except RecipeError as error:
+            if submission.job_id:
+                raise
+            raise RunLockedError(str(error)) from error  # another `psi submit` was faster, and has taken the number
     return job_id
 
 

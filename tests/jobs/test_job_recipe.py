@@ -34,13 +34,20 @@ def packed(task: Path, named: Sequence[Path] = (), prefix: str = "mytask") -> di
 
 
 def test_the_folder_of_a_recipe_goes_along_without_what_is_large_or_ignored(task: Path) -> None:
-    for name in (".venv/bin/python", "runs/old/recipe.json", "models/x/model.safetensors", "notes/a.md", "notes/b.log"):
+    for name in (
+        ".venv/bin/python",
+        "runs/old/recipe.json",
+        "models/x/model.safetensors",
+        ".env",
+        "notes/a.md",
+        "notes/b.log",
+    ):
         (task / name).parent.mkdir(parents=True, exist_ok=True)
         (task / name).write_text(name)
     (task / ".rayignore").write_text("*.csv\n")
     (task / "private.csv").write_text("secret")
     (task / "notes/.gitignore").write_text("*.log\n")
-    kept = {"recipe.toml", "seeds.jsonl", "principles.jsonl", ".rayignore", "notes/a.md", "notes/.gitignore"}
+    kept = {"recipe.toml", "seeds.jsonl", "principles.jsonl", "notes/a.md"}
     assert packed(task).keys() == {f"mytask/{name}" for name in kept}
 
 

@@ -17,6 +17,7 @@ from generation.manifest import replay
 from generation.storage import Store
 from tests.chaos.recipes import scripted_recipe
 from tests.end_to_end.live_run import PSI, ROOT
+from tests.jobs.cutting_proxy import cutting_proxy
 from tests.jobs.job_cluster import JobCluster, heed_interrupts, job_cluster
 
 TIMEOUT_SECONDS = 240.0
@@ -72,25 +73,29 @@ def test_a_job_that_fails_ends_with_the_code_of_its_driver_and_only_who_has_the_
 def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_submitted_again(
     cluster: JobCluster, tmp_path: Path
 ) -> None:
-    words, log = [*make_task(tmp_path, 1000, cluster, 0.3), "--stage", "generate"], tmp_path / "log"
-    first = cluster.start_psi(*words, log=log)
-    wait_for(lambda: (tmp_path / "run/manifest").is_dir() and rows_of(tmp_path), log)
+    words, logs = [*make_task(tmp_path, 400, cluster, 0.3), "--stage", "generate"], [tmp_path / "a", tmp_path / "b"]
+    rivals = {log: cluster.start_psi(*words, log=log) for log in logs}
+    wait_for(lambda: (tmp_path / "run/manifest").is_dir() and rows_of(tmp_path), logs[0])
+    [log] = [each for each, rival in rivals.items() if rival.poll() is None]
+    [refused] = [each for each in logs if each != log]
     job = re.search(r"^job (\S+)$", log.read_text(), re.MULTILINE)[1]
+    assert rivals[refused].returncode == 5
+    assert f"job {job} " in refused.read_text()
     second = cluster.psi(*words)
     assert second.returncode == 5
     assert f"job {job} works on it (RUNNING)" in second.stderr
     shown = cluster.psi("status", job, "--address", cluster.address).stdout
-    assert re.search(r"rows +psi: [\d,]+ of 1,000, noted", shown), shown
+    assert re.search(r"rows +psi: [\d,]+ of 400, noted", shown), shown
     stopped = cluster.psi("stop", job, "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     assert f"job {job} STOPPED" in stopped.stderr
-    assert first.wait() == 143, log.read_text()
+    assert rivals[log].wait() == 143, log.read_text()
     assert log.read_text().count("asked to leave; what is committed is kept") == 1
     assert '"released":true' in max((tmp_path / "run/drivers").glob("*.beat")).read_text()
     kept = rows_of(tmp_path)
     again = cluster.psi(*words)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 1000
+    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 400
     assert rows_of(tmp_path) > kept
 
 
@@ -136,3 +141,18 @@ def test_the_code_in_a_working_directory_is_what_runs_and_a_recipe_may_lie_on_th
     assert there.returncode == 4, there.stdout + there.stderr
     assert "sending" not in there.stderr
     assert f"exec psi report {recipe}" in there.stdout
+
+
+@pytest.mark.slow
+def test_a_log_is_shown_once_and_whole_though_its_connection_is_cut_all_the_time(
+    cluster: JobCluster, tmp_path: Path
+) -> None:
+    words = [*make_task(tmp_path, 300, cluster, 0.2), "--stage", "generate", "--id", "cut-off"]
+    with cutting_proxy(cluster.address, lives_seconds=1.5) as proxy:
+        cut = cluster.psi(*words, "--address", proxy.address)
+    assert cut.returncode == 0, cut.stderr
+    assert proxy.cuts >= 3
+    whole = cluster.psi("logs", "cut-off", "--address", cluster.address)
+    assert whole.returncode == 0
+    assert cut.stdout == whole.stdout
+    assert "generate-psi took" in whole.stdout
