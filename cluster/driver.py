@@ -115,7 +115,7 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
         lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
         engines = EngineBook(store, loaded.recipe.run.name, line)
-        books = EnergyBook(store), engines
+        books = EnergyBook(store, loaded.recipe.run.name), engines
         yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, *books, lock.confirm)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.energy import READING_SECONDS, ProcessMeter, Reading, read_folder
 from cluster.metrics import SessionMetrics
+from cluster.prometheus import Gauges, energy_series
 from generation.energy import Used, Window
 from generation.storage import Store, digest, json_lines
 
@@ -39,10 +40,13 @@ class EnergyBook:
 
     Args:
         run: The run folder.
+        name: The run's name.
     """
 
-    def __init__(self, run: Store) -> None:
+    def __init__(self, run: Store, name: str) -> None:
         self._run = run
+        self._gauges = Gauges(name)
+        self._used: dict[str, dict[tuple[str, str], Used]] = {}
         self._began = time.monotonic()
         self._lines = SessionMetrics(run, "session", datetime.now(UTC), folder=ENERGY_FOLDER)
         self._stage = BETWEEN
@@ -98,7 +102,10 @@ class EnergyBook:
         readings = read_folder(folder)
         lines = [self._line(stage, _Watched(None, "rank", ""), None, reading) for reading in readings]
         if lines:
-            self._run.replace(f"{ENERGY_FOLDER}/{stage}-{digest(str(folder))[:8]}.jsonl", json_lines(lines))
+            name = f"{stage}-{digest(str(folder))[:8]}.jsonl"
+            self._run.replace(f"{ENERGY_FOLDER}/{name}", json_lines(lines))
+            self._used.pop(name, None)
+            self._publish(name, lines)
 
     def _settle(self) -> None:
         """Book everything up to now."""
@@ -134,6 +141,16 @@ class EnergyBook:
         if reading.unmetered and not same:
             _log.warning("energy of the GPUs of %s is not measured: %s", reading.process, reading.unmetered)
         self._lines.book({**line, "loading": loading})
+        self._publish("session", [line])
+
+    def _publish(self, book: str, lines: list[dict[str, Any]]) -> None:
+        """Add lines to what has been booked by stage and role, in the session or in a file of its own, and tell Prometheus the sums."""
+        sums = self._used.setdefault(book, {})
+        for line in lines:
+            key = line["stage"], line["role"]
+            sums[key] = sums.get(key, Used()) + _window(line).used
+            whole = sum((each[key] for each in self._used.values() if key in each), start=Used())
+            self._gauges.publish(energy_series(*key, whole))
 
     def _line(self, stage: str, watched: _Watched, before: Reading | None, now: Reading) -> dict[str, Any]:
         first = before or Reading(now.process, 0, 0)

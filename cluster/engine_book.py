@@ -8,7 +8,7 @@ from typing import Any
 from cluster.engine_count import EngineCount
 from cluster.metrics import SessionMetrics
 from cluster.progress import Counters, ProgressLine, duration
-from cluster.prometheus import EngineMetrics
+from cluster.prometheus import Gauges, engine_series
 from generation.storage import Store
 
 STAGE = "engines"
@@ -53,7 +53,7 @@ class EngineBook:
         self._line = line
         self._began = time.monotonic()
         self._lines = SessionMetrics(run, STAGE, datetime.now(UTC))
-        self._metrics = EngineMetrics(name)
+        self._gauges = Gauges(name)
         self._known: dict[str, _Known] = {}
         self._sums: dict[str, _Sums] = {}
 
@@ -68,7 +68,7 @@ class EngineBook:
             self._line.say(_said(pool, count))
         if now - known.published_at >= _PUBLISH_SECONDS:
             known.published_at = now
-            self._metrics.publish(pool, count)
+            self._gauges.publish(engine_series(pool, count))
         if now - known.noted_at >= _NOTE_SECONDS and replace(count, short_seconds=0.0) != known.noted:
             known.noted_at, known.noted = now, replace(count, short_seconds=0.0)
             self._write(pool, count)
@@ -82,7 +82,7 @@ class EngineBook:
     def release(self, pool: str) -> None:
         """It has none any more, and wants none."""
         if self._known.pop(pool, None) is not None:
-            self._metrics.publish(pool, EngineCount())
+            self._gauges.publish(engine_series(pool, EngineCount()))
             self._write(pool, EngineCount())
 
     def stage_facts(self) -> dict[str, dict[str, float]]:

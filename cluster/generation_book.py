@@ -9,7 +9,7 @@ from cluster.arm import ArmFold, ArmRun
 from cluster.engine_count import EngineCount
 from cluster.metrics import SessionMetrics, session_total
 from cluster.progress import Counters, duration
-from cluster.prometheus import Prometheus
+from cluster.prometheus import Gauges, ledger_series, session_series
 from cluster.protocol import Progress
 from cluster.time_ledger import Noted, TimeLedger, to_json
 from generation.errors import BudgetError
@@ -41,7 +41,7 @@ class GenerationBook:
         self._engines, self._counted_at, self._gpu_seconds = EngineCount(), 0.0, 0.0
         self._metrics = SessionMetrics(run.store, STAGE, self._session)
         self._ledger = TimeLedger()
-        self._prometheus = Prometheus(run.recipe.run.name, run.arm, run.recipe.energy.prefill_weight)
+        self._gauges = Gauges(run.recipe.run.name)
         self._booked_at = self._detailed_at = -REPLICAS_SECONDS
         self._unbooked: Noted | None = None
 
@@ -76,7 +76,9 @@ class GenerationBook:
         if detailed:
             self._detailed_at = self._booked_at
         self._metrics.book(self._line(noted, detailed=detailed))
-        self._prometheus.publish(noted)
+        arm, weight = self._run.arm, self._run.recipe.energy.prefill_weight
+        session = session_series(arm, self._booked_at, self._gpu_seconds)
+        self._gauges.publish(ledger_series(arm, noted, weight) | session)
 
     def _count(self, engines: EngineCount) -> None:
         """An engine holds its GPUs for as long as it has a node."""

@@ -16,6 +16,7 @@ from cluster.leaving import Leaving
 from cluster.metrics import session_seconds
 from cluster.prepare_tokens import TokenTasks
 from cluster.progress import ProgressLine
+from cluster.prometheus import stage_published
 from cluster.recipe import LoadedRecipe, Recipe
 from cluster.report_files import arm_folder
 from generation.arms import ArmSpec, arm_spec, in_reading_order
@@ -116,7 +117,7 @@ class OpenRun:
         self.line.say(f"{stage} ...")
         self.engines.stage_facts()  # what there was between the stages belongs to none
         try:
-            with self.energy.stage(stage):
+            with self.energy.stage(stage), stage_published(self.recipe.run.name, stage):
                 yield facts
         finally:
             seconds = time.monotonic() - started

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.open_run import OpenRun
 from cluster.progress import Counters
+from cluster.prometheus import Gauges, training_series
 from cluster.repeating import repeating
 from generation.storage import Store
 
@@ -18,18 +19,25 @@ _LONGEST_LINE_BYTES = 65_536
 
 @contextmanager
 def training_shown(run: OpenRun, name: str, metrics: Path) -> Generator[None]:
-    """Show the steps of a job that is under way in the block."""
-    counters = Counters(f"train {name}", 0, run.recipe.training.max_steps, noun="steps")
+    """Show the steps of a job that is under way in the block, to people and to Prometheus."""
+    max_steps = run.recipe.training.max_steps
+    counters = Counters(f"train {name}", 0, max_steps, noun="steps")
+    gauges = Gauges(run.recipe.run.name)
 
     def show() -> None:
         line = last_step(metrics)
+        gauges.publish(training_series(name, line or {}, max_steps))
         if line is not None:
             note = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
             run.line.show(replace(counters, done=line["step"], note=note))
 
     run.line.show(counters)
-    with repeating(show, _POLL_SECONDS, "training-progress"):
-        yield
+    show()
+    try:
+        with repeating(show, _POLL_SECONDS, "training-progress"):
+            yield
+    finally:
+        show()
 
 
 def last_step(metrics: Path) -> dict[str, Any] | None:

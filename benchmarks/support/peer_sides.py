@@ -104,7 +104,13 @@ def _arm(folder: Path) -> tuple[Any, Any]:
     store, prompts = Store(loaded.recipe.run.output), load_prompt_set(loaded.recipe.prompts, loaded.folder)
     line = ProgressLine(io.StringIO(), time.monotonic)
     run = OpenRun(
-        loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store), EngineBook(store, "test", line)
+        loaded,
+        store,
+        tuple(load_tasks(loaded)),
+        prompts,
+        line,
+        EnergyBook(store, "test"),
+        EngineBook(store, "test", line),
     )
     return run, arm_run(run, arm_spec("direct"), [])
 

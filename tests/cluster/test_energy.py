@@ -127,7 +127,7 @@ def test_a_rank_keeps_its_last_reading_and_the_driver_books_it_once(tmp_path: Pa
         )
     store = Store(str(tmp_path / "run"))
     for _ in range(2):
-        EnergyBook(store).add_processes("train-psi", tmp_path / "energy")
+        EnergyBook(store, "test").add_processes("train-psi", tmp_path / "energy")
     windows = read_windows(store)
     assert [(window.stage, window.role) for window in windows] == [("train-psi", "rank")] * 2
     assert all(window.used.core_ms >= 100 for window in windows)
@@ -141,7 +141,7 @@ def test_a_block_that_fails_has_still_been_metered(tmp_path: Path):
 
 
 def test_the_drivers_own_work_is_booked_under_its_stage(tmp_path: Path):
-    book = EnergyBook(Store(str(tmp_path)))
+    book = EnergyBook(Store(str(tmp_path)), "test")
     with book.stage("generate-psi"):
         exec(BURN.format(0.05))
     booked = [w for w in read_windows(Store(str(tmp_path))) if w.stage == "generate-psi"]

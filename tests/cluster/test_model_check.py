@@ -39,7 +39,13 @@ def run(tmp_path):
     store, line = Store(loaded.recipe.run.output), ProgressLine(io.StringIO(), lambda: 0.0)
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
     return OpenRun(
-        loaded, store, tuple(load_tasks(loaded)), prompts, line, EnergyBook(store), EngineBook(store, "test", line)
+        loaded,
+        store,
+        tuple(load_tasks(loaded)),
+        prompts,
+        line,
+        EnergyBook(store, "test"),
+        EngineBook(store, "test", line),
     )
 
 

@@ -64,7 +64,7 @@ def test_an_ask_is_spread_and_a_killed_replicas_calls_run_again(tmp_path: Path):
 @pytest.mark.usefixtures("cluster")
 def test_what_replicas_coordinator_and_driver_use_is_booked_under_the_stage_it_was_used_in(tmp_path: Path):
     store = Store(str(tmp_path))
-    book = EnergyBook(store)
+    book = EnergyBook(store, "test")
     with (
         Pool("small", PoolConfig(engine=scripted(), cpus=0.5), energy=book) as pool,
         coordinator_actor(store, 60.0) as link,

@@ -128,7 +128,7 @@ def test_generation_has_each_file_of_its_dataset_tokenised_where_a_model_is_trai
         tuple(load_tasks(loaded)),
         prompts,
         line,
-        EnergyBook(store),
+        EnergyBook(store, "test"),
         EngineBook(store, "test", line),
         trains=trains,
     )

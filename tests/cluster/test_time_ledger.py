@@ -1,18 +1,12 @@
-import re
-import time
-import urllib.request
 from dataclasses import replace
 
 import pytest
-import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.prometheus import MAX_REPLICAS, Prometheus, series
-from cluster.protocol import Progress
 from cluster.report_files import open_run
 from cluster.report_time import read_time
-from cluster.time_ledger import PARTS, Noted, TimeLedger, from_json, parts, to_json
+from cluster.time_ledger import PARTS, TimeLedger, from_json, parts, to_json
 from generation.spent import Spent
 from tests.cluster import fake_replicas as fake
 from tests.cluster.test_generate import dataset_rows, generate, write_in_cells
@@ -79,66 +73,3 @@ def test_the_ledger_of_a_run_is_in_its_metrics_and_adds_up_over_restarts(tmp_pat
     assert found["tokens"] == {"prompt": 2400, "cached": 1800, "generated": 2100, "redone": 210, "accepted": 1400}
     assert found["accepted_tokens_per_gpu_hour"] == pytest.approx(1400 / found["gpu_hours"])
     assert found["roofline"]["achievable"] == "n/a"
-
-
-def noted(replicas: int) -> Noted:
-    progress = Progress(9, 7, 2, {"u": "poison"}, replicas, {"a": 50}, {"a/parse/no input": 6}, {})
-    return Noted(progress, {f"r{i}": SPENT for i in range(replicas)}, 40, 280, replicas + 1)
-
-
-def test_many_replicas_are_published_as_a_sum_alone() -> None:
-    few, many = series(noted(MAX_REPLICAS), 0.25), series(noted(MAX_REPLICAS + 1), 0.25)
-    assert ("psi_replica_seconds", "r0", "boot") in few
-    assert {name for name, *_ in many} == {"psi_seconds", "psi_tokens", "psi_rows", "psi_units", "psi_replicas"}
-    assert many["psi_seconds", "boot"] == 3 * (MAX_REPLICAS + 1)
-
-
-def test_only_what_a_canary_saw_is_published_as_that() -> None:
-    some = noted(MAX_REPLICAS + 1)
-    some.spent["r7"] = CANARY
-    published = {tuple(labels): value for (name, *labels), value in series(some, 0.25).items() if name == "psi_canary"}
-    assert published == {("r7", kind): value for kind, value in VIEW.items()}
-
-
-def scraped() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """What this node serves of ours."""
-    (node,) = ray.nodes()
-    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
-        text = answer.read().decode()
-    found = {}
-    for name, labels, value in re.findall(r"^ray_(psi_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-        pairs = re.findall(r'(run|arm|replica|part|kind|state)="([^"]*)"', labels)
-        found[name, frozenset(pairs)] = float(value)
-    return found
-
-
-def test_prometheus_hears_the_whole_ledger_of_a_ray_cluster(monkeypatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    names = {
-        "psi_seconds": "part",
-        "psi_tokens": "kind",
-        "psi_rows": "kind",
-        "psi_units": "state",
-        "psi_replicas": "state",
-    }
-    names |= {"psi_replica_seconds": "part", "psi_replica_tokens": "kind"}
-    expected = {}
-    for (name, *replica, last), value in series(noted(2), 0.25).items():
-        labels = {"run": "test", "arm": "psi", names[name]: last} | ({"replica": replica[0]} if replica else {})
-        expected[name, frozenset(labels.items())] = value
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-             _system_config={"metrics_report_interval_ms": 500})  # fmt: skip
-    try:
-        Prometheus("test", "psi", 0.25).publish(noted(2))
-        until, found = time.monotonic() + 60, {}
-        while found.keys() != expected.keys() and time.monotonic() < until:
-            time.sleep(0.5)
-            try:
-                found = scraped()
-            except OSError:  # the node's agent is not up yet
-                continue
-        assert found == pytest.approx(expected)
-    finally:
-        ray.shutdown()
