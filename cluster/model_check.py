@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 
 from cluster.open_run import OpenRun
 from cluster.pools import Pool
@@ -10,6 +9,7 @@ from cluster.progress import Counters
 from generation.errors import EngineError, GaveUpError, TrainingError
 from generation.evaluate import Asked, ItemResult, evaluation_calls
 from generation.principles.ask import values_of
+from generation.storage import Store
 from generation.task import Task
 from training.job import LINEAGE, UNCHECKED
 
@@ -17,35 +17,36 @@ MAX_QUESTIONS = 4
 """A good model may ramble on at one question; one that ends no answer has not learnt to."""
 
 
-def publish_checked(run: OpenRun, name: str, folder: Path, serve: Callable[[str], Pool]) -> None:
+def publish_checked(run: OpenRun, name: str, model: Store, serve: Callable[[str], Pool]) -> None:
     """Have an exported model answer in vLLM, and publish it: its lineage gets the name that says so. What is published is left alone.
 
     Args:
         run: Its tasks, and how they are answered.
         name: What is trained, for people.
-        folder: The exported model.
+        model: The folder of the exported model.
         serve: A pool that serves the model of a folder.
 
     Raises:
         TrainingError: vLLM cannot load it, or no answer says something and ends; it is not published.
     """
-    if (folder / LINEAGE).exists():
+    if model.exists(LINEAGE):
         return
     run.line.show(Counters(f"check {name} in vLLM", 0, noun="answers"))
     try:
-        answers = _ask(run, serve(str(folder)))
+        answers = _ask(run, serve(model.uri))
     except (EngineError, GaveUpError) as error:
         raise TrainingError(
-            f"{folder}: the trained model is not published, for vLLM cannot serve it: {error}"
+            f"{model.uri}: the trained model is not published, for vLLM cannot serve it: {error}"
         ) from error
     if not any(answer.text.strip() and answer.finish == "stop" for answer in answers):
         said = "; ".join(f"{answer.task}: {_described(answer)}" for answer in answers)
         raise TrainingError(
-            f"{folder}: the trained model is not published, for no answer of it in vLLM says something and ends within "
+            f"{model.uri}: the trained model is not published, for no answer of it in vLLM says something and ends within "
             f"evaluation.sampling.max_output_tokens = {run.recipe.evaluation.sampling.max_output_tokens} ({said}); look at its loss "
             "in metrics/, and train longer or with another learning rate, or raise that limit, in a new run.output"
         )
-    (folder / UNCHECKED).rename(folder / LINEAGE)
+    model.write_new(LINEAGE, model.read(UNCHECKED))
+    model.delete(UNCHECKED)
 
 
 def _ask(run: OpenRun, pool: Pool) -> list[ItemResult]:

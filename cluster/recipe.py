@@ -32,6 +32,7 @@ from generation.prompts.prompt_set import DEFAULT_SET
 from generation.run_config import CompareConfig, EvaluationConfig, LimitsConfig
 from generation.storage import Store, digest, json_bytes
 from generation.task import Task
+from generation.uris import beside
 from training.config import TrainingConfig
 
 PREVIEW_FLOWS_PER_UNIT = 32
@@ -48,9 +49,10 @@ class RunConfig(Section):
     description: str = ""
     """For the reader of the report."""
     output: str = ""
-    """Run folder: a path on a local or mounted filesystem, relative to where the command is started. Default: `runs/<name>`."""
+    """Run folder: a path on a local or mounted filesystem, relative to where the command is started, or `s3://` or `gs://` (then `psi[s3]`
+    or `psi[gcs]`, credentials from the usual places). Default: `runs/<name>`."""
     scratch: str = ""
-    """Local folder for training state and models on their way. Default: `<output>/scratch`."""
+    """Local folder for training state and models on their way. Default: `<output>/scratch`; needed where `output` is in a bucket."""
     seed: int = 0
 
 
@@ -210,9 +212,9 @@ def _preview_in(loaded: LoadedRecipe, rows: int, suffix: str) -> LoadedRecipe:
     run, generation = loaded.recipe.run, loaded.recipe.generation
     # The same for every number of rows, so that a preview may grow.
     flows = min(generation.flows_per_unit, PREVIEW_FLOWS_PER_UNIT)
-    output = f"{run.output.rstrip('/')}-{suffix}"
-    beside = run.scratch.rstrip("/") == f"{run.output.rstrip('/')}/scratch"
-    scratch = f"{output}/scratch" if beside else f"{run.scratch}-{suffix}"
+    output = beside(run.output, f"-{suffix}")
+    within = run.scratch.rstrip("/") == f"{run.output.rstrip('/')}/scratch"
+    scratch = f"{output}/scratch" if within else f"{run.scratch}-{suffix}"
     changes = {
         "run": run.model_copy(update={"output": output, "scratch": scratch}),
         "generation": generation.model_copy(update={"accepted_rows": rows, "arms": ("psi",), "flows_per_unit": flows}),

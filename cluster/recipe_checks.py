@@ -15,6 +15,7 @@ from generation.engines.privacy import require_allowed
 from generation.errors import PrivacyError, RecipeError
 from generation.instances.round_trip import TEMPLATE as ROUND_TRIP
 from generation.prompts.prompt_set import DEFAULT_SET, PromptSet, load_prompt_set
+from generation.uris import without_credentials
 
 if TYPE_CHECKING:
     from cluster.recipe import Recipe
@@ -33,13 +34,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> tuple[dict[str, Any], list[st
     """
     values = recipe.model_dump()
     mistakes: list[str] = []
-    run = values["run"]
-    run["output"] = _absolute(run["output"] or f"runs/{run['name']}")
-    if not run["scratch"] and "://" in run["output"]:
-        mistakes.append(
-            f"run.scratch: is missing; {run['output']} is not a local folder, so name one for temporary files"
-        )
-    run["scratch"] = _absolute(run["scratch"] or f"{run['output'].rstrip('/')}/scratch")
+    _resolve_run(values["run"], mistakes)
     if recipe.prompts != DEFAULT_SET:
         values["prompts"] = str(folder / recipe.prompts)
     for index, task in enumerate(values["tasks"]):
@@ -69,6 +64,18 @@ def find_mistakes(recipe: Recipe, folder: Path) -> tuple[list[str], list[str]]:
     if recipe.training.wandb_project is not None:
         urls["training.wandb_url"] = recipe.training.wandb_url
     return mistakes, [leak for key, url in urls.items() for leak in _leaks(key, url, recipe.tasks)]
+
+
+def _resolve_run(run: dict[str, Any], mistakes: list[str]) -> None:
+    output = run["output"] = _absolute(run["output"] or f"runs/{run['name']}")
+    shown, scratch = without_credentials(output), run["scratch"]
+    if shown != output:
+        mistakes.append(f"run.output: {shown} holds credentials; name them in the environment, in ~/.aws, or by a role")
+    if "://" in (scratch or output):
+        mistakes.append(
+            f"run.scratch: {scratch or 'is missing'}; name a local folder for temporary files beside {shown}"
+        )
+    run["scratch"] = _absolute(scratch or f"{output.rstrip('/')}/scratch")
 
 
 def _absolute(path: str) -> str:

@@ -15,6 +15,7 @@ from cluster.coordinator_calls import CoordinatorCalls
 from cluster.cores import claim_cores
 from cluster.energy import ProcessMeter, Reading
 from cluster.lease_loop import LeaseLoop, Place
+from cluster.model_copy import at_hand
 from cluster.protocol import GenerateJob
 from cluster.replica_process import die_together, exit_soon, in_actor, node_id, on_term
 from cluster.unit_work import UnitWork
@@ -78,7 +79,7 @@ class Replica:
         if not gpus and threads is not None and self._in_actor:
             claim_cores(threads)
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
-        self._engine = build_engine(engine, replicas_per_gpu(gpus), rung, canary=canary)
+        self._engine = build_engine(at_hand(engine), replicas_per_gpu(gpus), rung, canary=canary)
         self._pump = Pump(self._engine)
         self._pump.start()
         rows_to_batch(

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from cluster.energy_book import EnergyBook
@@ -13,6 +14,7 @@ from cluster.private_sends import SendBook
 from cluster.recipe import Recipe
 from generation.engines.config import PoolConfig
 from generation.flows import FlowCall, FlowResult
+from generation.storage import Store
 
 _CHECK_SEQUENCES = 16
 TOKEN_KINDS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
@@ -64,13 +66,14 @@ class StagePools:
         """A pool of the small one's form that serves the model in a folder, alone on the devices.
 
         Args:
-            model: The folder.
+            model: The folder, local or in a bucket; each node copies it from there into `run.scratch`.
             to_check: One replica for a few questions will do, with no graphs captured for its speed.
         """
         name = f"trained-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
         if name not in self._open:
             self.close()
-            self._start(name, _serving(self._recipe.pools.small, model, to_check=to_check))
+            copy = Path(self._recipe.run.scratch) / "models" / name
+            self._start(name, _serving(self._recipe.pools.small, Store(model), copy, to_check=to_check))
         return self._open[name]
 
     def asker(self, name: str, stage: str, book: TokenBook) -> Callable[..., list[FlowResult]]:
@@ -119,8 +122,9 @@ class StagePools:
         pool.start()
 
 
-def _serving(small: PoolConfig, model: str, *, to_check: bool) -> PoolConfig:
-    changes = {"model": model}
+def _serving(small: PoolConfig, model: Store, copy: Path, *, to_check: bool) -> PoolConfig:
+    local = {"model": model.path("")}
+    changes = local if model.is_local else {"model": str(copy), "copied_from": model.uri}
     cheap = {"enforce_eager": True, "max_num_seqs": _CHECK_SEQUENCES} if to_check else {}
     engine = small.engine.model_copy(update=changes | cheap)
     return small.model_copy(update={"engine": engine} | ({"replicas": 1} if to_check else {}))

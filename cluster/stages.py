@@ -98,7 +98,7 @@ def train_stage(run: OpenRun, spec: ArmSpec, number: int, pools: StagePools, *, 
             keep_metrics(store, Path(job.metrics), f"training.seed-{number}" if number else "training")
         run.energy.add_processes(stage, energy_folder(job))
         run.energy.add_processes("train-tokens", token_energy(job.tokens))
-        publish_checked(run, name, store.child(output).local(""), lambda model: pools.trained(model, to_check=to_check))
+        publish_checked(run, name, store.child(output), lambda model: pools.trained(model, to_check=to_check))
         lineage = store.read_json(f"{output}/{LINEAGE}")
         made = {"published_step": lineage["published_step"], "mix": lineage["mix"]}
         facts |= {"dataset": dataset.digest, "model": output, **summary, **made}
@@ -121,6 +121,7 @@ def training_job(run: OpenRun, spec: ArmSpec, number: int, dataset: SealedDatase
         config=config,
         seed=run.recipe.run.seed + number,
         name=f"{run.recipe.run.name}-{name}-{dataset.digest[:8]}",
+        checkpoint_copies=None if store.is_local else run.store.uri_of(f"checkpoints/{name}/{dataset.digest[:8]}"),
         checked_later=True,
     )
 
@@ -172,4 +173,4 @@ def _evaluated_model(run: OpenRun, spec: ArmSpec, number: int) -> str:
         raise NotSealedError(
             f"{folder.uri}: the model of arm '{spec.name}' is not there; run `psi train` on the same recipe first"
         )
-    return str(folder.local(""))
+    return folder.uri

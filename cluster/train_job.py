@@ -49,10 +49,8 @@ def run_training(job: TrainingJob, leaving: Leaving | None = None) -> dict[str, 
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
-    from training.metrics import summarise
-
     if job.is_exported:
-        return summarise(Path(job.metrics), Path(job.checkpoints))
+        return _totals(job)
     await_sealed(job.dataset, job.config.dataset_deadline_seconds)
     prepare_tokens(job)
     leaving, leave = leaving or Leaving(), Path(job.checkpoints) / _LEAVE
@@ -65,11 +63,20 @@ def run_training(job: TrainingJob, leaving: Leaving | None = None) -> dict[str, 
             # A gang whose node is taken away saves, leaves, and starts again elsewhere.
             while not job.is_exported and not leaving.asked():
                 make_trainer(job, storage).fit()
-        return summarise(Path(job.metrics), Path(job.checkpoints))
+        return _totals(job)
     except (TrainingFailedError, RayError) as error:
         raise TrainingError(f"{job.name}: {explain(error)}") from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _totals(job: TrainingJob) -> dict[str, Any]:
+    """`summarise`, of a job that another node may have trained."""
+    from training.checkpoint_copies import fetch_notes
+    from training.metrics import summarise
+
+    fetch_notes(job)
+    return summarise(Path(job.metrics), Path(job.checkpoints))
 
 
 def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":

@@ -55,6 +55,6 @@ def keep_metrics(store: Store, metrics: Path, name: str) -> None:
     if not metrics.exists():
         return
     store.replace(f"metrics/{name}.jsonl", metrics.read_bytes())
-    for file in (metrics.parent / "tensorboard").iterdir():
+    for file in metrics.parent.glob("tensorboard/*"):
         # A folder of its own for each dataset: TensorBoard takes all files of a folder for one job.
         store.replace(f"metrics/tensorboard/{name}-{metrics.parent.name}/{file.name}", file.read_bytes())

@@ -1,8 +1,10 @@
 """pyarrow's filesystems by URI."""
 
+import errno
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
@@ -31,6 +33,26 @@ def open_filesystem(uri: str, patience: Patience) -> tuple[fs.FileSystem, str]:
         return patience.run(lambda: _open(uri, os.getpid()), f"{uri}: cannot be opened")
     except ValueError as error:
         raise StorageError(f"{uri}: cannot be opened: {error}; check run.output") from error
+
+
+def read_whole(filesystem: Any, path: str) -> bytes:
+    """The content of a file, of which no byte is missing.
+
+    Raises:
+        OSError: It cannot be read, or ended early.
+    """
+    if isinstance(
+        filesystem, fs.GcsFileSystem
+    ):  # its random access files wait for the network without letting other threads run
+        size = filesystem.get_file_info(path).size
+        with filesystem.open_input_stream(path) as stream:
+            content = stream.read()
+    else:
+        with filesystem.open_input_file(path) as stream:
+            content, size = stream.read(), stream.size()
+    if len(content) != size:
+        raise OSError(errno.EIO, f"{len(content)} of {size} bytes came")
+    return content
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,6 @@
 pyarrow reads; files are written by `local_files`, objects by `object_files`. Knows nothing of what the files mean.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from generation.errors import StorageError
-from generation.filesystems import open_filesystem
+from generation.filesystems import open_filesystem, read_whole
 from generation.local_files import Draft
 from generation.object_files import ObjectDraft, Objects, open_objects
 from generation.retry import PATIENT, Patience
@@ -107,21 +106,25 @@ class Store:
         infos: Any = self._look(folder, fs.FileSelector(self.path(folder), allow_not_found=True))
         return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
+    def tree(self) -> list[str]:
+        """Paths of all files below the root, sorted.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        root = self.path("")
+        infos: Any = self._look("", fs.FileSelector(root, allow_not_found=True, recursive=True))
+        return sorted(info.path.removeprefix(f"{root}/") for info in infos if info.type == fs.FileType.File)
+
     def read(self, relative: str) -> bytes:
         """A whole file.
 
         Raises:
             StorageError: It cannot be read.
         """
-
-        def read() -> bytes:
-            with self.filesystem.open_input_file(self.path(relative)) as stream:
-                content, size = stream.read(), stream.size()
-            if len(content) != size:
-                raise OSError(errno.EIO, f"{len(content)} of {size} bytes came")
-            return content
-
-        return self.patience.run(read, f"{self.uri_of(relative)}: cannot read")
+        return self.patience.run(
+            lambda: read_whole(self.filesystem, self.path(relative)), f"{self.uri_of(relative)}: cannot read"
+        )
 
     def open(self, relative: str) -> Any:
         """A file to read in parts, as pyarrow's readers do; one in a bucket is read whole first, for a part that fails is not tried again.

@@ -1,4 +1,4 @@
-"""Publishes the trained model as a Hugging Face folder: written aside, reloaded, and only then renamed to its final name."""
+"""Publishes the trained model as a Hugging Face folder: written aside, reloaded, and only then given its final name."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from generation.errors import TrainingError
+from generation.large_files import upload
 from generation.storage import Store
 from training.chat import ChatEncoder
 from training.checkpoint import flush_folder, sha256_of
@@ -22,7 +23,7 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
 
     Args:
         engine: The trained engine.
-        job: Names the model that it started from, and the folder to publish, which must not exist.
+        job: Names the model that it started from, and the folder to publish, which must not hold another model.
         encoder: Whose end tokens generation must stop at.
         ranks: Of this job.
         lineage: What the model was made from, as JSON; rank 0's counts.
@@ -32,8 +33,9 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
     """
     weights = gather_weights(engine, ranks)
     if ranks.leads:
-        target = Store(job.output).local("")
-        if target.exists():
+        output = Store(job.output)
+        target = output.local("") if output.is_local else Path(job.checkpoints) / "model"
+        if output.is_local and target.exists():
             raise TrainingError(f"{target}: already there, and not a model of this job; move it away")
         aside = target.with_name(f".{target.name}.unfinished")
         shutil.rmtree(aside, ignore_errors=True)
@@ -41,9 +43,13 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
         _write_model(engine.module.model.config, weights, aside)
         _write_text_side(job.model, encoder, aside)
         _validate(aside, weights, encoder)
-        _write_lineage(aside / (UNCHECKED if job.checked_later else LINEAGE), lineage)
-        aside.rename(target)
-        flush_folder(target.parent)
+        last = aside / (UNCHECKED if job.checked_later else LINEAGE)
+        _write_lineage(last, lineage)
+        if output.is_local:
+            aside.rename(target)
+            flush_folder(target.parent)
+        else:
+            send_model(aside, output, last)
     ranks.wait()
 
 
@@ -79,6 +85,13 @@ def _write_text_side(base: str, encoder: ChatEncoder, folder: Path) -> None:
     GenerationConfig(eos_token_id=list(encoder.eos_ids), **ids).save_pretrained(folder)
     for path in (*Path(base).glob("LICENSE*"), *Path(base).glob("NOTICE*")):
         shutil.copy(path, folder / path.name)
+
+
+def send_model(folder: Path, output: Store, last: Path) -> None:
+    """Put a model's files into a bucket, the one that says that it is whole last; what an attempt that died has left is overwritten."""
+    upload(output, {path.name: path for path in folder.iterdir() if path != last})
+    output.write_new(last.name, last.read_bytes())
+    shutil.rmtree(folder)
 
 
 def _write_lineage(path: Path, lineage: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ LINEAGE = "psi.json"
 """In a published model's folder: where the model comes from. It is written last, so a folder that has it is whole."""
 
 UNCHECKED = "psi.unchecked.json"
-"""Its name before whoever started the job has seen the model answer in an engine; `rename` makes it `LINEAGE`."""
+"""Its name before whoever started the job has seen the model answer in an engine, and gives it the name `LINEAGE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class TrainingJob:
         config: The `[training]` section of the recipe.
         seed: Decides order and packing, together with the epoch.
         name: Names the job in logs and in the model's lineage.
+        checkpoint_copies: Folder in a bucket where complete checkpoints are copied, for a disk that goes with its node; None: nowhere.
         checked_later: Whether who started the job checks the model in an engine, and publishes it then.
     """
 
@@ -44,6 +45,7 @@ class TrainingJob:
     config: TrainingConfig
     seed: int
     name: str
+    checkpoint_copies: str | None = None
     checked_later: bool = False
 
     @property

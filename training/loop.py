@@ -15,6 +15,7 @@ from torch import distributed
 
 from generation.errors import PreemptedError, PsiError
 from training.checkpoint import save_checkpoint
+from training.checkpoint_copies import fetch_copy, send_copy
 from training.export import publish
 from training.feed import Feed
 from training.held_out import deciding_loss, held_out_losses, is_due, load_published
@@ -42,6 +43,7 @@ def train(job: TrainingJob, asked_to_leave: Callable[[], bool] = lambda: False) 
         return
     checkpoints, training = Path(job.checkpoints), start_training(job)
     engine, plan, ranks = training.engine, training.plan, training.ranks
+    fetch_copy(job, ranks)
     resumed = resume(engine, checkpoints, training.position(0), ranks)
     record_start(checkpoints, resumed, ranks)
     with recorded(job, resumed.step, ranks) as record, Feed(training) as feed:
@@ -54,6 +56,7 @@ def train(job: TrainingJob, asked_to_leave: Callable[[], bool] = lambda: False) 
             if saves or leaves:
                 loss = deciding_loss(line.evaluation)
                 save_checkpoint(engine, checkpoints, training.position(line.step), ranks, evaluation_loss=loss)
+                send_copy(job, ranks)
             if leaves and line.step < plan.steps:
                 raise PreemptedError(
                     f"{job.name}: asked to leave; saved after step {line.step} of {plan.steps}, run the same again to go on"

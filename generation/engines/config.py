@@ -14,13 +14,15 @@ class VllmEngine(Section):
     operations = frozenset(
         {
             "max_num_seqs", "max_num_batched_tokens", "kv_cache_bytes", "kv_cache_dtype", "gpu_memory_utilization", "block_size",
-            "enforce_eager", "tensor_parallel", "pipeline_parallel", "threads", "multiprocess", "model",
+            "enforce_eager", "tensor_parallel", "pipeline_parallel", "threads", "multiprocess", "model", "copied_from",
         }
     )  # fmt: skip
 
     kind: Literal["vllm"] = "vllm"
     model: str
     """Local folder (relative to the recipe) or hub id. Identity is the digest of its weights, not its path."""
+    copied_from: str = ""
+    """URI of the bucket's folder that each node copies the model from, of a model that the run has trained; not for recipes."""
     revision: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: Count = 4096

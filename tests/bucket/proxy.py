@@ -63,7 +63,9 @@ class Proxy:
         """Ask the store. moto looks for an object and then puts it, with no lock: conditional puts are its one by one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers = {
-            name: value for name, value in handler.headers.items() if name.lower() not in {"connection", "expect"}
+            name: value
+            for name, value in handler.headers.items()
+            if name.lower() not in {"connection", "expect", "transfer-encoding"}
         }
         conditional = "If-None-Match" in handler.headers
         if conditional:
@@ -90,10 +92,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: "Server"
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
+        body = b"".join(self.chunks()) if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.serve(self.server.proxy.next_fault(), body)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    def chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
 
     def serve(self, fault: str | None, body: bytes) -> None:
         if fault in {"slow down", "failed"}:

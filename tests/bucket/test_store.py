@@ -4,11 +4,8 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from collections import Counter, deque
-from collections.abc import Callable
 from itertools import count
-from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,30 +17,14 @@ from generation.storage import Store, json_bytes
 from generation.uris import below, beside, folder_and_name
 from tests.bucket.proxy import FAULTS, Proxy, faulty
 from tests.bucket.server import BUCKET
+from tests.bucket.threads import at_once
 
-Result = TypeVar("Result")
 _numbers = count()
 
 
 def hasty(uri: str) -> Store:
     """Tries again at once, so often that the SDK of pyarrow, which repeats too, uses up no test's faults."""
     return Store(uri, Patience(60.0, sleep=lambda seconds: None))
-
-
-def at_once(works: list[Callable[[], Result]]) -> list[Result]:
-    """Results of functions that start at the same moment."""
-    results, start = dict[int, Result](), threading.Barrier(len(works))
-
-    def run(number: int) -> None:
-        start.wait()
-        results[number] = works[number]()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [results[number] for number in range(len(works))]
 
 
 def test_an_object_is_written_once_read_listed_and_deleted(uri: str):

@@ -56,7 +56,7 @@ def exported(folder: Path) -> Path:
 
 def publish(run: OpenRun, folder: Path) -> None:
     with StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe)) as pools:
-        publish_checked(run, "psi", folder, lambda model: pools.trained(model, to_check=True))
+        publish_checked(run, "psi", Store(str(folder)), lambda model: pools.trained(model, to_check=True))
 
 
 def test_a_model_that_answers_in_vllm_is_published_and_asked_no_second_time(run, tmp_path):

@@ -1,0 +1,178 @@
+"""Training on a run folder in a bucket, whose disk goes with its node."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.model_copy import copy_model
+from generation.errors import StorageError
+from generation.large_files import download, upload
+from generation.storage import Store, json_bytes
+from tests.bucket.proxy import Proxy, every
+from tests.training.build_job import free_port, make_job, run_ranks, start_ranks, write_inputs
+from training.checkpoint import MARKER, complete_checkpoints, sha256_of, write_marker
+from training.checkpoint_copies import fetch_copy, send_copy
+from training.config import TrainingConfig
+from training.export import send_model
+from training.job import LINEAGE, UNCHECKED, TrainingJob
+from training.metrics import read_metrics
+from training.ranks import join_ranks
+
+MEGABYTE = 1_000_000
+
+
+def save(job: TrainingJob, step: int, loss: float | None = None) -> Path:
+    """A checkpoint as `save_checkpoint` leaves it, without an engine: two newest ones stay."""
+    folder = Path(job.checkpoints)
+    target = folder / f"step-{step:08d}"
+    (target / "zero").mkdir(parents=True)
+    (target / "zero/state.pt").write_bytes(os.urandom(1000))
+    (target / "model.pt").write_bytes(f"weights of {step}".encode())
+    files = {str(path.relative_to(target)): sha256_of(path) for path in target.rglob("*.pt")}
+    write_marker(target, {"step": step, "evaluation_loss": loss, "files": files})
+    for old in complete_checkpoints(folder)[:-2]:
+        shutil.rmtree(old)
+    Path(job.metrics).write_text("".join(json.dumps({"step": done}) + "\n" for done in range(1, step + 1)))
+    return target
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def job(tmp_path: Path, uri: str) -> TrainingJob:
+    copied = {"checkpoints": str(tmp_path / "a/checkpoints"), "metrics": str(tmp_path / "a/checkpoints/training.jsonl")}
+    job = make_job(tmp_path / "a", tmp_path, "", None)
+    return replace(job, **copied, checkpoint_copies=Store(uri).uri_of("checkpoints/psi"))
+
+
+def on_another_disk(job: TrainingJob, folder: Path) -> TrainingJob:
+    folder.mkdir(parents=True)
+    return replace(job, checkpoints=str(folder), metrics=str(folder / "training.jsonl"))
+
+
+def test_a_large_file_comes_and_goes_whole_through_faults(proxy: Proxy, uri: str, tmp_path: Path):
+    (tmp_path / "large").write_bytes(os.urandom(25 * MEGABYTE))
+    (tmp_path / "empty").write_bytes(b"")
+    files, store = {name: tmp_path / name for name in ("large", "empty")}, Store(uri)
+    proxy.draw = every(0.2, seed=1)
+    upload(store, files)
+    download(store, {name: tmp_path / "back" / name for name in files})
+    assert contents(tmp_path / "back") == {name: path.read_bytes() for name, path in files.items()}
+    with pytest.raises(StorageError, match=r"absent\?.*: cannot read"):
+        download(store, {"absent": tmp_path / "absent"})
+
+
+def test_a_job_on_another_disk_goes_on_from_the_newest_copy_and_old_copies_are_deleted(
+    job: TrainingJob, tmp_path: Path
+):
+    ranks = join_ranks(TrainingConfig())
+    for step in (10, 20, 30):
+        save(job, step)
+        send_copy(job, ranks)
+    store = Store(job.checkpoint_copies or "")
+    assert [path for path in store.tree() if path.endswith(MARKER)] == [
+        f"step-000000{step}/{MARKER}" for step in (20, 30)
+    ]
+    assert not [path for path in store.tree() if path.startswith("step-00000010")]
+    elsewhere = on_another_disk(job, tmp_path / "b")
+    fetch_copy(elsewhere, ranks)
+    here, there = contents(Path(job.checkpoints)), contents(Path(elsewhere.checkpoints))
+    assert there == {name: content for name, content in here.items() if not name.startswith("step-00000020")}
+    assert len(read_metrics(Path(elsewhere.metrics))) == 30
+    save(elsewhere, 40)
+    fetch_copy(elsewhere, ranks)
+    assert [path.name for path in complete_checkpoints(Path(elsewhere.checkpoints))] == [
+        "step-00000030",
+        "step-00000040",
+    ]
+
+
+def test_what_may_be_published_is_copied_back_too(job: TrainingJob, tmp_path: Path):
+    ranks = join_ranks(TrainingConfig())
+    best = replace(job, config=job.config.model_copy(update={"publish": "best"}))
+    for step in (10, 20):
+        save(best, step, loss=step / 10)
+        send_copy(best, ranks)
+    elsewhere = on_another_disk(best, tmp_path / "b")
+    fetch_copy(elsewhere, ranks)
+    assert len(complete_checkpoints(Path(elsewhere.checkpoints))) == 2
+
+
+def test_a_copy_that_fails_is_said_and_is_none_and_the_next_one_is_made(
+    job: TrainingJob, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ranks = join_ranks(TrainingConfig())
+    save(job, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr("training.checkpoint_copies.Store", lambda uri: Store(uri).patient(0))
+        proxy.draw = lambda: "slow down"
+        send_copy(job, ranks)
+        proxy.draw = lambda: None
+    assert "step-00000010: not copied to s3://" in capsys.readouterr().err
+    save(job, 20)
+    send_copy(job, ranks)
+    assert [path for path in Store(job.checkpoint_copies or "").tree() if path.endswith(MARKER)] == [
+        f"step-00000020/{MARKER}"
+    ]
+
+
+def test_a_node_has_one_copy_of_a_model_until_another_is_published(uri: str, proxy: Proxy, tmp_path: Path):
+    store, folder = Store(uri), tmp_path / "copy"
+
+    def publish(weights: bytes) -> None:
+        made = tmp_path / f"made-{weights.decode()}"
+        made.mkdir()
+        (made / "model.safetensors").write_bytes(weights)
+        hashes = {"model.safetensors": sha256_of(made / "model.safetensors")}
+        (made / UNCHECKED).write_bytes(json_bytes({"files": hashes}))
+        send_model(made, store, made / UNCHECKED)
+        assert not made.exists()
+
+    publish(b"one")
+    copy_model(store, folder)
+    assert contents(folder)["model.safetensors"] == b"one"
+    store.write_new(LINEAGE, store.read(UNCHECKED))
+    store.delete(UNCHECKED)
+    proxy.asked.clear()
+    copy_model(store, folder)
+    assert not [asked for asked in proxy.asked if "safetensors" in asked.path]
+    store.delete(LINEAGE)
+    publish(b"two")
+    copy_model(store, folder)
+    assert contents(folder)["model.safetensors"] == b"two"
+    store.delete(UNCHECKED)
+    store.write_new(UNCHECKED, json_bytes({"files": {"model.safetensors": "0" * 64}}))
+    with pytest.raises(StorageError, match=r"not the files that were published .*: model\.safetensors"):
+        copy_model(store, folder)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_goes_on_on_a_node_that_has_nothing_of_it(tmp_path: Path, uri: str, proxy: Proxy):
+    inputs, settings = write_inputs(tmp_path / "inputs"), {"max_steps": 12, "epochs": 4, "checkpoint_every_steps": 4}
+    whole = make_job(tmp_path / "whole", *inputs, rows_per_step=5, **settings)
+    expected = run_ranks(whole, 1)
+    run = Store(uri)
+    job = make_job(tmp_path / "first", *inputs, rows_per_step=5, **settings)
+    job = replace(job, output=run.uri_of("models/round-0"), checkpoint_copies=run.uri_of("checkpoints/psi"))
+    (rank,) = start_ranks(job, 1, free_port())
+    copies, until = Store(job.checkpoint_copies or ""), time.monotonic() + 300
+    while f"step-00000004/{MARKER}" not in copies.tree() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(rank.pid, signal.SIGKILL)
+    rank.wait()
+    assert not job.is_exported, "killed too late"
+    second = make_job(tmp_path / "second", *inputs, rows_per_step=5, **settings)
+    second = replace(second, output=job.output, checkpoint_copies=job.checkpoint_copies)
+    found = run_ranks(second, 1)
+    assert [(line["step"], line["loss"]) for line in found] == [(line["step"], line["loss"]) for line in expected]
+    assert [line["step"] for line in read_metrics(Path(second.checkpoints) / "starts.jsonl")][-1] >= 4
+    copy_model(run.child("models/round-0"), tmp_path / "copy")
+    assert (tmp_path / "copy/model.safetensors").read_bytes() == (Path(whole.output) / "model.safetensors").read_bytes()

@@ -1,0 +1,111 @@
+"""Copies of complete checkpoints in the bucket of the run: what a job goes on from when the disk that it had is gone with its node.
+
+They lie there as they lie on disk, the marker written last, and are copied back only where no newer checkpoint is on disk. With them go the
+job's own lines about its steps and starts. A run folder that is no bucket has none: there `run.scratch` is on disk beside it.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from generation.errors import StorageError
+from generation.large_files import download, upload
+from generation.storage import Store
+from training.checkpoint import MARKER, complete_checkpoints, read_marker, write_marker
+from training.job import TrainingJob
+from training.ranks import Ranks
+
+_POLL_SECONDS = 0.2
+
+
+def send_copy(job: TrainingJob, ranks: Ranks) -> None:
+    """Copy the newest checkpoint into the bucket, and delete copies of those that are no longer kept on disk. All ranks must call it.
+
+    Where that fails, it is said, and training goes on: the next checkpoint will be copied.
+    """
+    if not job.checkpoint_copies:
+        return
+    store, folder = Store(job.checkpoint_copies), Path(job.checkpoints)
+    newest = complete_checkpoints(folder)[-1]
+    files = {f"{newest.name}/{name}": newest / name for name in sorted(read_marker(newest)["files"])}
+    failure = _side_by_side(lambda: upload(store, _share(files, ranks)), ranks)
+    if not failure:
+        failure = _side_by_side(lambda: _complete(job, store, newest) if ranks.leads else None, ranks)
+    if failure and ranks.leads:
+        sys.stderr.write(f"{newest}: not copied to {store.uri}, training goes on: {failure}\n")
+
+
+def fetch_copy(job: TrainingJob, ranks: Ranks) -> None:
+    """Copy back the newest checkpoint, where the disk has none as new; with `publish = "best"` the others too. All ranks must call it.
+
+    Raises:
+        StorageError: The bucket cannot be read.
+    """
+    if not job.checkpoint_copies:
+        return
+    store, folder = Store(job.checkpoint_copies), Path(job.checkpoints)
+    if ranks.leads:
+        fetch_notes(job)
+    for name in ranks.first(_wanted(job, store, folder) if ranks.leads else None):
+        facts = store.read_json(f"{name}/{MARKER}")
+        files = {f"{name}/{file}": folder / name / file for file in sorted(facts["files"])}
+        failure = _side_by_side(lambda files=files: download(store, _share(files, ranks)), ranks)
+        if failure:
+            raise StorageError(f"{store.uri}: the checkpoint {name} cannot be copied to {folder}: {failure}")
+        if ranks.leads:
+            write_marker(folder / name, facts)
+        ranks.wait()
+
+
+def fetch_notes(job: TrainingJob) -> None:
+    """Copy back what a job has said about its steps and starts, where that is not on disk.
+
+    Raises:
+        StorageError: The bucket cannot be read.
+    """
+    if not job.checkpoint_copies:
+        return
+    store = Store(job.checkpoint_copies)
+    missing = {name: path for name, path in _notes(job).items() if not path.exists() and store.exists(name)}
+    download(store, missing)
+
+
+def _wanted(job: TrainingJob, store: Store, folder: Path) -> list[str]:
+    here = {path.name for path in complete_checkpoints(folder)}
+    there = [path.removesuffix(f"/{MARKER}") for path in store.tree() if path.endswith(f"/{MARKER}")]
+    if not there or there[-1] <= max(here, default=""):
+        return []
+    return [name for name in (there if job.config.publish == "best" else there[-1:]) if name not in here]
+
+
+def _complete(job: TrainingJob, store: Store, newest: Path) -> None:
+    upload(store, {name: path for name, path in _notes(job).items() if path.exists()})
+    store.replace(f"{newest.name}/{MARKER}", (newest / MARKER).read_bytes())
+    kept = {path.name for path in complete_checkpoints(newest.parent)}
+    old = [path for path in store.tree() if "/" in path and path.partition("/")[0] not in kept]
+    for path in sorted(old, key=lambda path: not path.endswith(f"/{MARKER}")):  # a copy without its marker is none
+        store.delete(path)
+
+
+def _notes(job: TrainingJob) -> dict[str, Path]:
+    return {"training.jsonl": Path(job.metrics), "starts.jsonl": Path(job.checkpoints) / "starts.jsonl"}
+
+
+def _share(files: dict[str, Path], ranks: Ranks) -> dict[str, Path]:
+    """This rank's part."""
+    return dict(list(files.items())[ranks.rank :: ranks.world])
+
+
+def _side_by_side(work: Callable[[], None], ranks: Ranks) -> str:
+    """Have each rank do its part in a thread, so that no collective waits for as long as it takes; returns the first failure, or nothing."""
+    with ThreadPoolExecutor(1) as pool:
+        part = pool.submit(work)
+        while any(ranks.gather(not part.done())):
+            time.sleep(_POLL_SECONDS)
+    error = part.exception()
+    failures = ranks.gather(str(error or ""))
+    if error is not None and not isinstance(error, StorageError | OSError):
+        raise error
+    return next(filter(None, failures), "")
