@@ -65,9 +65,14 @@ class Host:
 
 
 class Hosts:
-    """A network of hosts. No host reaches this machine's network, and nothing of it is changed but for one bridge."""
+    """A network of hosts. No host reaches this machine's network, and nothing of it is changed but for one bridge.
 
-    def __init__(self) -> None:
+    Args:
+        environment: Of all that runs on them, on top of `ENVIRONMENT`.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**os.environ, **ENVIRONMENT, **environment}
         self._token = secrets.token_hex(2)
         self._net = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}"
         self._bridge = f"psi{self._token}"
@@ -107,7 +112,7 @@ class Hosts:
     ) -> subprocess.Popen[bytes]:
         """Start a command on a host; what it says goes to `log`."""
         with log.open("wb") as stream:
-            variables = {**os.environ, **ENVIRONMENT, **(environment or {})}
+            variables = {**self._environment, **(environment or {})}
             inside = [*_enter(host), *command]
             process = subprocess.Popen(inside, stdout=stream, stderr=stream, cwd=ROOT, env=variables)
         self._processes.append(process)
@@ -117,18 +122,23 @@ class Hosts:
         self, host: Host, command: Sequence[str], timeout_seconds: float = 60.0, check: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host to its end."""
-        variables, inside = {**os.environ, **ENVIRONMENT}, [*_enter(host), *command]
+        inside = [*_enter(host), *command]
         return subprocess.run(
-            inside, capture_output=True, text=True, cwd=ROOT, env=variables, timeout=timeout_seconds, check=check
+            inside,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=self._environment,
+            timeout=timeout_seconds,
+            check=check,
         )
 
-    def start_ray(self, host: Host, cpus: float, head: Host | None = None) -> subprocess.Popen[bytes]:
-        """Make a host a Ray node: of the cluster of `head`, or, without one, its head."""
-        role = (
-            ["--head", "--port=6379", "--include-dashboard=false"]
-            if head is None
-            else [f"--address={head.address}:6379"]
-        )
+    def start_ray(
+        self, host: Host, cpus: float, head: Host | None = None, *, jobs: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Make a host a Ray node: of the cluster of `head`, or, without one, its head, which may take jobs at port 8265."""
+        dashboard = ["--dashboard-host=0.0.0.0"] if jobs else ["--include-dashboard=false"]
+        role = ["--head", "--port=6379", *dashboard] if head is None else [f"--address={head.address}:6379"]
         size = [f"--num-cpus={cpus:g}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         command = [RAY, "start", "--block", f"--node-ip-address={host.address}", *role, *size]
         return self.start(host, command, self._folder / f"{host.name}.ray.log")
@@ -148,6 +158,11 @@ class Hosts:
         """Let it back in."""
         _ip("link", "set", host.link, "master", self._bridge)
 
+    def terminate(self, process: subprocess.Popen[bytes]) -> None:
+        """Send SIGTERM to a command that was started on a host; what was started is not it, but what waits for it."""
+        (command,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(command), signal.SIGTERM)
+
     def kill(self, host: Host) -> None:
         """Pull its plug: everything on it is gone at once."""
         os.kill(host.init, signal.SIGKILL)
@@ -166,9 +181,9 @@ class Hosts:
 
 
 @contextmanager
-def some_hosts() -> Iterator[Hosts]:
+def some_hosts(environment: Mapping[str, str] | None = None) -> Iterator[Hosts]:
     """Hosts while the block runs."""
-    hosts = Hosts()
+    hosts = Hosts(environment or {})
     try:
         yield hosts
     finally:
