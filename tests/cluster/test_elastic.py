@@ -17,20 +17,6 @@ from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
 from tests.end_to_end.live_run import ROOT
 
 ROWS, CPUS_OF_A_NODE = 900, 2
-SEALING = """
-import pathlib, sys, time
-from cluster.arm import ArmFold
-from cluster.cli import main
-mark, write = pathlib.Path(sys.argv.pop(1)), ArmFold.write
-def wait_and_write(fold):
-    mark.touch()
-    while mark.exists():
-        time.sleep(0.1)
-    return write(fold)
-ArmFold.write = wait_and_write
-main()
-"""
-"""The `psi` command, which says that it is about to write a dataset by making a file, and goes on once that is removed."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +68,7 @@ def test_a_run_begins_without_a_node_grows_with_each_and_holds_none_while_its_da
 ) -> None:
     run, mark = tmp_path / "run", tmp_path / "sealing"
     recipe = scripted_recipe(tmp_path, ROWS, seconds_per_step=0.2)
-    psi = (sys.executable, "-c", SEALING, str(mark))
+    psi = (sys.executable, "-m", "tests.cluster.sealing", str(mark))
     command = psi_command(recipe, nodes.address, run, ["pools.small.full_within_seconds=1"], psi)
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log)

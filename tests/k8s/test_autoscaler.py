@@ -1,4 +1,4 @@
-"""Ray's own autoscaler, given the cluster of an overlay, brings workers for a run and takes them away behind it."""
+"""Ray's own autoscaler, given the cluster of an overlay, brings workers for a run and takes them away once its rows are made."""
 
 import os
 import secrets
@@ -31,7 +31,9 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make the API server's certificate with")
-def test_a_cluster_grows_for_a_run_and_shrinks_to_its_head_behind_it(tmp_path: Path, short_folder: Path) -> None:
+def test_a_cluster_grows_for_a_run_and_shrinks_to_its_head_while_the_dataset_is_written(
+    tmp_path: Path, short_folder: Path
+) -> None:
     manifests = read("cpu-smoke")
     write_recipe(manifests, tmp_path)
     plant(manifests, f"{WORKERS}.maxReplicas", 2)
@@ -42,15 +44,24 @@ def test_a_cluster_grows_for_a_run_and_shrinks_to_its_head_behind_it(tmp_path: P
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     operator = Operator(job["rayClusterSpec"], short_folder, environment)
     with operator.running():
-        words = [*shlex.split(job["entrypoint"].replace(FOLDER, str(tmp_path))), *TWO_WORKERS]
-        done = subprocess.run(
-            words, env={**environment, "RAY_ADDRESS": operator.address}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert max(operator.replicas) == 2
-        until = time.monotonic() + GONE_SECONDS
-        while operator.workers and time.monotonic() < until:
-            time.sleep(1.0)
-        assert operator.workers == []
-        assert operator.replicas[-1] == 0
+        program, *arguments = shlex.split(job["entrypoint"].replace(FOLDER, str(tmp_path)))
+        assert program == "psi"
+        sealing, log = tmp_path / "sealing", tmp_path / "log"
+        words = [sys.executable, "-m", "tests.cluster.sealing", str(sealing), *arguments, *TWO_WORKERS]
+        with log.open("wb") as stream:
+            driver = subprocess.Popen(words, env={**environment, "RAY_ADDRESS": operator.address}, stderr=stream)
+        try:
+            while not sealing.exists():
+                assert driver.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.5)
+            assert max(operator.replicas) == 2
+            until = time.monotonic() + GONE_SECONDS
+            while operator.workers and time.monotonic() < until:
+                time.sleep(0.5)
+            assert operator.workers == []
+            assert operator.replicas[-1] == 0
+            sealing.unlink()
+            assert driver.wait(GONE_SECONDS) == 0, log.read_text()[-3000:]
+        finally:
+            driver.kill()
     assert (tmp_path / "runs/smoke/dataset/round-0/SEALED.json").is_file()
