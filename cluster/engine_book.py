@@ -1,18 +1,22 @@
 """The driver's book of how many engines each pool has: shown while it waits, said where they are too few for long, noted in the run folder."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cluster.engine_count import EngineCount
-from cluster.metrics import SessionMetrics
+from cluster.metrics import FOLDER, SessionMetrics
 from cluster.progress import Counters, ProgressLine, duration
 from cluster.prometheus import Gauges, engine_series
 from generation.storage import Store
 
 STAGE = "engines"
 """Start of the names of its metrics files."""
+
+_NEWEST_FILES = 20
+"""So many are read to see where pools stand: each holds a line of one pool, and few pools are open at once."""
 
 _PUBLISH_SECONDS = 1.0
 _NOTE_SECONDS = 10.0
@@ -100,6 +104,22 @@ class EngineBook:
         line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(), "seconds": time.monotonic() - self._began}
         self._lines.book({**line, "pool": pool, **asdict(count)})
         self._lines.flush()
+
+
+def noted_engines(run: Store) -> list[str]:
+    """Where each pool of the newest driver stands, in a line; pools that want no engine are left out."""
+    files = [file for file in run.names(FOLDER) if file.startswith(f"{STAGE}-")]
+    session = files[-1].rpartition("-")[0] if files else ""
+    newest = [file for file in files if file.startswith(session)][-_NEWEST_FILES:]
+    last = {line["pool"]: line for file in newest for line in run.read_lines(f"{FOLDER}/{file}")}
+    return [_standing(line) for line in last.values() if line["wanted"]]
+
+
+def _standing(line: Mapping[str, Any]) -> str:
+    noted = datetime.fromisoformat(line["time"]).astimezone()
+    since = noted - timedelta(seconds=line["short_seconds"])
+    few = f", too few since {since:%m-%d %H:%M:%S}" if line["ready"] < line["wanted"] else ""
+    return f"pool {line['pool']}: {line['ready']} of {line['wanted']} ready{few}"
 
 
 def _said(pool: str, count: EngineCount) -> str:

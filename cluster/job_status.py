@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from cluster.engine_book import noted_engines
 from cluster.job_follow import exit_code_of
 from cluster.job_server import Job
 from cluster.progress import columns, duration
@@ -69,6 +70,7 @@ def run_lines(uri: str) -> list[str]:
         arms = [arm for arm in recipe["generation"]["arms"] if arm_spec(arm).writes and f"generate-{arm}" not in stages]
         target = recipe["generation"]["accepted_rows"] * len(recipe["tasks"])
         rows = [text for arm in arms if (text := _rows(arm_folder(store, arm), arm, target))]
+        engines = noted_engines(store)
     except StorageError as error:
         return [*lines, *_labelled("", f"cannot be read from here: {error}")]
     done = sorted(stages.items(), key=lambda item: moment(item[1].get("started")) or 0.0)
@@ -77,6 +79,7 @@ def run_lines(uri: str) -> list[str]:
         *lines,
         *_labelled("done", said or "no stage yet"),
         *(line for text in rows for line in _labelled("rows", text)),
+        *(line for text in engines for line in _labelled("engines", text)),
     ]
 
 
@@ -88,9 +91,7 @@ def _rows(folder: Store, arm: str, target: int) -> str:
         return ""
     last = noted[-1]
     age = time.time() - (moment(last.get("time")) or time.time())
-    text = f"{arm}: {total(last.get('accepted')) or 0:,} of {target:,}, noted {duration(max(age, 0.0))} ago"
-    ready, wanted = number(last, "engines_ready"), number(last, "engines_wanted")
-    return text if ready is None or wanted is None else f"{text}; {ready:g} of {wanted:g} engines were ready"
+    return f"{arm}: {total(last.get('accepted')) or 0:,} of {target:,}, noted {duration(max(age, 0.0))} ago"
 
 
 def _command(job: Job) -> str:

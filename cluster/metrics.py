@@ -5,7 +5,7 @@ from typing import Any
 
 from generation.storage import Store, json_lines
 
-_FOLDER = "metrics"
+FOLDER = "metrics"
 SEGMENT_SECONDS = 10.0
 
 
@@ -19,7 +19,7 @@ class SessionMetrics:
         folder: Where the files go.
     """
 
-    def __init__(self, store: Store, stage: str, started: datetime, folder: str = _FOLDER) -> None:
+    def __init__(self, store: Store, stage: str, started: datetime, folder: str = FOLDER) -> None:
         self._store = store
         self._prefix = f"{folder}/{stage}-{started.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
         self._segment = 0
@@ -49,8 +49,8 @@ def session_seconds(store: Store, stage: str) -> float:
 def session_total(store: Store, stage: str, name: str) -> float:
     """A number that grows from 0 within each session of a stage, summed over all sessions, as far as it was written."""
     last: dict[str, float] = {}
-    for file in store.names(_FOLDER):
+    for file in store.names(FOLDER):
         if file.startswith(f"{stage}-"):
-            line = store.read_lines(f"{_FOLDER}/{file}")[-1]
+            line = store.read_lines(f"{FOLDER}/{file}")[-1]
             last[file.rpartition("-")[0]] = float(line.get(name, 0.0))
     return sum(last.values())

@@ -1,4 +1,5 @@
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import engine_book as engine_book_module
-from cluster.engine_book import EngineBook
+from cluster.engine_book import EngineBook, noted_engines
 from cluster.engine_count import EngineCount, EngineCounter
 from cluster.progress import ProgressLine
 from generation.storage import Store
@@ -77,6 +78,18 @@ def test_the_run_folder_and_the_record_of_a_stage_say_how_many_engines_there_wer
     scene.book.release("small")
     assert scene.noted == [(4, 1, 0), (4, 2, 0), (4, 2, 2), (4, 4, 0), (0, 0, 0)]
     assert scene.book.stage_facts() == {}
+
+
+def test_the_folder_says_where_the_pools_of_the_newest_driver_stand_and_since_when_they_have_too_few(
+    scene: Scene,
+) -> None:
+    scene.pass_by(100, ready=1)
+    scene.book.note("large", EngineCount(wanted=1, ready=1, placed=1))
+    small, large = noted_engines(Store(str(scene.folder)))
+    assert re.fullmatch(r"pool small: 1 of 4 ready, too few since \d\d-\d\d \d\d:\d\d:\d\d", small)
+    assert large == "pool large: 1 of 1 ready"
+    scene.book.release("small")
+    assert noted_engines(Store(str(scene.folder))) == [large]
 
 
 def test_people_see_what_a_driver_waits_for_before_its_first_engine(scene: Scene) -> None:
