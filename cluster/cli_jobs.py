@@ -90,13 +90,13 @@ def submit(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Run a recipe as a job of a Ray cluster, and follow it."""
     from cluster.job_server import JobServer
-    from cluster.submit import Submission
-    from cluster.submit import submit as submit_run
+    from cluster.submit import Submission, order_of
+    from cluster.submit import submit as submit_order
 
-    server = JobServer(address)
     command = stage.value if stage else "run"
-    submission = Submission(recipe, overrides or [], command, working_dir, in_place, job_id)
-    job = submit_run(server, submission, _say)
+    order = order_of(Submission(recipe, overrides or [], command, working_dir, in_place, job_id))
+    server = JobServer(address)
+    job = submit_order(server, order, _say)
     _say(f"job {job}")
     if no_wait:
         _say(_commands(server, job))

@@ -165,7 +165,7 @@ class JobServer:
         status = re.search(r"status code (\d+)", str(error))
         if isinstance(error, AuthenticationError):
             return ClusterError(f"{self.address}: {_auth_hint(str(error))}")
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) or "Version check returned 404" in str(error):
             return ClusterError(f"{self.address}: answers, but not as a Ray cluster does; {_WHERE}")
         if isinstance(error, OSError) and getattr(error, "response", None) is None:
             return UnreachableError(f"{self.address}: cannot be reached; {_WHERE}")
@@ -176,7 +176,7 @@ class JobServer:
 
 _WHERE = (
     "it must be the dashboard of the cluster's head, such as http://HOST:8265, and reachable from here"
-    " (on Kubernetes: kubectl port-forward service/NAME-head-svc 8265, then --address http://localhost:8265)"
+    "\non Kubernetes: kubectl port-forward service/NAME-head-svc 8265, --address http://localhost:8265"
 )
 
 
@@ -198,14 +198,16 @@ def _connected() -> "JobSubmissionClient":
 
 def _auth_hint(said: str) -> str:
     """What to do about a refused token; the token itself is in no message."""
-    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    given = [name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(name)]
     if said.startswith("Authentication failed"):
         return "the cluster takes another token than the one given here; ask for its token again"
     if given and os.environ.get("RAY_AUTH_MODE") != "token":
-        return f"the cluster wants a token; {min(given)} is set, but RAY_AUTH_MODE=token is not"
+        return f"the cluster wants a token; {given[0]} is set, but RAY_AUTH_MODE=token is not"
+    if given:
+        return f"{given[0]} holds no token: the variable, or the file that it names, is empty or missing"
     return (
         "the cluster wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN)"
-        " (on Kubernetes: kubectl get secret NAME -o jsonpath={.data.auth_token} | base64 -d > FILE)"
+        "\non Kubernetes: kubectl get secret NAME -o jsonpath={.data.auth_token} | base64 -d > FILE"
     )
 
 

@@ -27,7 +27,7 @@ def jobs_table(jobs: Sequence[Job]) -> str:
     ours = [job for job in jobs if _command(job)]
     if not ours:
         return "no jobs yet; `psi submit RECIPE --address URL` makes one"
-    rows = [("state", "command", "started", "took", "exit", "job")]
+    rows = [("state", "command", "started", "took", "exit", " job")]
     for job in reversed(ours):
         started = f"{datetime.fromtimestamp(job.started).astimezone():%m-%d %H:%M}" if job.started else "-"
         took = duration(_seconds(job)) if job.started else "-"
@@ -55,7 +55,9 @@ def job_text(job: Job, log: str) -> str:
     said = [line for line in log.splitlines() if line.strip()][-(_LAST_LINES if job.is_over else 1) :]
     if job.is_over and job.state != "SUCCEEDED" and not said:
         said = job.message.splitlines()[-_LAST_LINES:]
-    return "\n".join([*lines, *(part for line in said or ["nothing yet"] for part in _labelled("said", line))])
+    for label, line in zip(["said", *[""] * len(said)], said, strict=False):
+        lines += _labelled(label, line)
+    return "\n".join(lines)
 
 
 def run_lines(uri: str) -> list[str]:

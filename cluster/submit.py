@@ -42,27 +42,37 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """A job before it is submitted."""
+class Order:
+    """A job before it is submitted.
+
+    Attributes:
+        entrypoint: What runs on the cluster.
+        command: The command of psi in it.
+        name: Of the run.
+        run: The run folder; empty where only the cluster knows it.
+        parcel: What goes along.
+        job_id: What the job shall be called; empty for a name after the run, with the number of the try.
+    """
 
     entrypoint: str
+    command: str
     name: str
     run: str
     parcel: Parcel | None = None
+    job_id: str = ""
 
 
-def submit(server: JobServer, submission: Submission, say: Callable[[str], None]) -> str:
+def submit(server: JobServer, order: Order, say: Callable[[str], None]) -> str:
     """Submit a run; one that has stopped goes on. Returns the job's id.
 
     Raises:
-        RecipeError: The recipe, its paths or what goes along are wrong.
+        RecipeError: What goes along is too large, or the job's id is taken.
         RunLockedError: A job works on the run already.
         ClusterError: The cluster does not take it.
     """
-    order = _order(submission)
     jobs = server.jobs()
-    _refuse_second(jobs, order.run, submission.command)
-    job_id = submission.job_id or _next_id(jobs, order)
+    _refuse_second(jobs, order)
+    job_id = order.job_id or _next_id(jobs, order)
     environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
     with ExitStack() as stack:
         if order.parcel:
@@ -71,20 +81,26 @@ def submit(server: JobServer, submission: Submission, say: Callable[[str], None]
             environment["working_dir"] = str(folder / "job.zip")
             packed = (folder / "job.zip").stat().st_size
             say(f"sending {len(order.parcel.files):,} files of {order.parcel.root}, {packed / 2**20:,.1f} MiB packed")
-        metadata = {RUN: order.run, COMMAND: submission.command}
         try:
-            server.submit(order.entrypoint, job_id, environment, metadata)
+            server.submit(order.entrypoint, job_id, environment, {RUN: order.run, COMMAND: order.command})
         except RecipeError as error:
-            if submission.job_id:
+            if order.job_id:
                 raise
             raise RunLockedError(str(error)) from error  # another `psi submit` was faster, and has taken the number
     return job_id
 
 
-def _order(submission: Submission) -> _Order:
+def order_of(submission: Submission) -> Order:
+    """What to submit, from a recipe that lies here or on the cluster. Asks no cluster.
+
+    Raises:
+        RecipeError: The recipe or its paths are wrong, or it holds a secret.
+    """
     file = submission.recipe / "recipe.toml" if submission.recipe.is_dir() else submission.recipe
     if submission.in_place:
         return _in_place(submission, file)
+    if not file.is_file():
+        raise RecipeError(f"{file}: no such recipe here; --in-place takes one that lies on the cluster")
     root = (submission.working_dir or file.parent).absolute()
     if not file.absolute().is_relative_to(root):
         raise RecipeError(f"--working-dir: {file} does not lie in {root}; name a folder that holds the recipe")
@@ -93,17 +109,19 @@ def _order(submission: Submission) -> _Order:
     parcel = gather(root, prefix, [file.absolute(), *recipe.needed])
     program = "python -m cluster.cli" if Path("cluster/cli.py") in parcel.files else "psi"
     there = Path(prefix) / file.absolute().relative_to(root)
-    return _Order(_entrypoint(program, submission.command, there, recipe.overrides), recipe.name, recipe.run, parcel)
+    entrypoint = _entrypoint(program, submission.command, there, recipe.overrides)
+    return Order(entrypoint, submission.command, recipe.name, recipe.run, parcel, submission.job_id)
 
 
-def _in_place(submission: Submission, file: Path) -> _Order:
+def _in_place(submission: Submission, file: Path) -> Order:
     """The order for a recipe in the image or on a shared filesystem; one that cannot be read here is looked at when the job starts."""
     if not file.is_absolute():
         raise RecipeError(f"{file}: is relative, and the job starts in another folder; name the path that it has there")
     read = (
         read_remote_recipe(file, submission.overrides, None) if file.is_file() else unread_recipe(submission.overrides)
     )
-    return _Order(_entrypoint("psi", submission.command, file, submission.overrides), read.name, read.run)
+    entrypoint = _entrypoint("psi", submission.command, file, submission.overrides)
+    return Order(entrypoint, submission.command, read.name, read.run, job_id=submission.job_id)
 
 
 def _entrypoint(program: str, command: str, recipe: Path, overrides: Sequence[str]) -> str:
@@ -112,18 +130,18 @@ def _entrypoint(program: str, command: str, recipe: Path, overrides: Sequence[st
     return f"exec {shlex.join(words)}"
 
 
-def _refuse_second(jobs: Sequence[Job], run: str, command: str) -> None:
+def _refuse_second(jobs: Sequence[Job], order: Order) -> None:
     """One driver works on a run; but training may wait for its dataset beside the one that generates it."""
     for job in jobs:
-        beside = (command == "train") != (job.metadata.get(COMMAND) == "train")
-        if run and job.metadata.get(RUN) == run and not job.is_over and not beside:
+        beside = (order.command == "train") != (job.metadata.get(COMMAND) == "train")
+        if order.run and job.metadata.get(RUN) == order.run and not job.is_over and not beside:
             raise RunLockedError(
-                f"{run}: job {job.job_id} works on it ({job.state}); follow it with `psi logs {job.job_id}`, or end it"
+                f"{order.run}: job {job.job_id} works on it ({job.state}); follow it with `psi logs {job.job_id}`, or end it"
                 f" with `psi stop {job.job_id}` and submit again"
             )
 
 
-def _next_id(jobs: Sequence[Job], order: _Order) -> str:
+def _next_id(jobs: Sequence[Job], order: Order) -> str:
     """The same for two who submit the same run at once, so that the cluster takes only one: `tickets-3f2a9c-2` for the second try."""
     start = f"{order.name}-{digest(order.run)[:6]}-"
     matches = (re.fullmatch(rf"{re.escape(start)}(\d+)", job.job_id) for job in jobs)

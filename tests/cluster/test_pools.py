@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,11 @@ import pytest
 
 from cluster.coordinator_link import coordinator_actor
 from cluster.energy_book import EnergyBook, read_windows
+from cluster.leaving import Leaving
 from cluster.pools import Pool
 from generation.engines.base import Request, Sampling
 from generation.engines.config import PoolConfig, VllmEngine
-from generation.errors import EngineError, GaveUpError
+from generation.errors import EngineError, GaveUpError, PreemptedError
 from generation.flows import Flow, FlowCall
 from generation.storage import Store
 from tests.cluster.stand_in import add_job, plan_of, scripted, visible_rows
@@ -59,6 +61,20 @@ def test_an_ask_is_spread_and_a_killed_replicas_calls_run_again(tmp_path: Path):
         mark = str(tmp_path / "died")
         again = pool.ask([FlowCall(str(i), die_once, (f"q {i}", mark)) for i in range(60)])
     assert {result.value for result in again} == {"stop"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_sigterm_ends_a_driver_that_waits_for_answers_and_it_closes_its_replicas():
+    leaving = Leaving()
+
+    def ask() -> None:
+        with leaving.heeded(), Pool("small", PoolConfig(engine=scripted(seconds_per_step=60.0), cpus=0.5)) as pool:
+            pool.start()
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            pool.ask([FlowCall("one", where, ("q",))])
+
+    with pytest.raises(PreemptedError):
+        ask()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -73,7 +73,7 @@ def test_a_job_that_fails_ends_with_the_code_of_its_driver_and_only_who_has_the_
 def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_submitted_again(
     cluster: JobCluster, tmp_path: Path
 ) -> None:
-    words, logs = [*make_task(tmp_path, 400, cluster, 0.3), "--stage", "generate"], [tmp_path / "a", tmp_path / "b"]
+    words, logs = [*make_task(tmp_path, 2000, cluster, 0.5), "--stage", "generate"], [tmp_path / "a", tmp_path / "b"]
     rivals = {log: cluster.start_psi(*words, log=log) for log in logs}
     wait_for(lambda: (tmp_path / "run/manifest").is_dir() and rows_of(tmp_path), logs[0])
     [log] = [each for each, rival in rivals.items() if rival.poll() is None]
@@ -85,7 +85,7 @@ def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_s
     assert second.returncode == 5
     assert f"job {job} works on it (RUNNING)" in second.stderr
     shown = cluster.psi("status", job, "--address", cluster.address).stdout
-    assert re.search(r"rows +psi: [\d,]+ of 400, noted", shown), shown
+    assert re.search(r"rows +psi: [\d,]+ of 2,000, noted", shown), shown
     stopped = cluster.psi("stop", job, "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     assert f"job {job} STOPPED" in stopped.stderr
@@ -95,7 +95,7 @@ def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_s
     kept = rows_of(tmp_path)
     again = cluster.psi(*words)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 400
+    assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 2000
     assert rows_of(tmp_path) > kept
 
 
