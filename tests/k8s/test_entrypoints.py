@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from safetensors.numpy import save_file
 from cluster.check import check_recipe
 from cluster.cli import app
 from cluster.recipe import load_recipe
+from generation.storage import Store
+from tests.bucket.proxy import faulty
+from tests.bucket.server import BUCKET, object_store
 from tests.k8s.hub_stand_in import FILES, hub
-from tests.k8s.manifests import OVERLAYS, ROOT, Manifest, find, of_kind, ray_pods, read
+from tests.k8s.manifests import OVERLAYS, ROOT, Manifest, find, of_kind, ray_pods, read, recipe_of
 
 FOLDER = "/etc/psi"
+JOBS = ("psi-generate", "psi-train")
 MODEL = {"model_type": "qwen2", "max_position_embeddings": 32768, "hidden_size": 896, "vocab_size": 151936}
 
 
@@ -46,7 +51,7 @@ def write_models(manifests: list[Manifest], folder: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-@pytest.mark.parametrize("job", ["psi-generate", "psi-train"])
+@pytest.mark.parametrize("job", JOBS)
 def test_every_entrypoint_is_a_command_on_the_mounted_recipe(overlay: str, job: str) -> None:
     manifests = read(overlay)
     program, command, *arguments = shlex.split(find(manifests, "RayJob", job)["spec"]["entrypoint"])
@@ -99,37 +104,59 @@ def test_the_models_are_downloaded_at_their_revisions_and_heads_wait_until_all_a
         assert {path.name for path in (models / model.partition("/")[2]).iterdir()} >= FILES.keys()
 
 
+def ways() -> list[tuple[str, str, str]]:
+    """The commands of both jobs, and where their run folder is: each way that an overlay runs them, once."""
+    found = set[tuple[str, str, str]]()
+    for overlay in OVERLAYS:
+        manifests = read(overlay)
+        entrypoints = [find(manifests, "RayJob", name)["spec"]["entrypoint"] for name in JOBS]
+        found.add((*entrypoints, "bucket" if "://" in recipe_of(manifests)["run"]["output"] else "folder"))
+    return sorted(found)
+
+
+@pytest.fixture
+def run_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A run folder on this machine, or in a bucket of a server that speaks S3."""
+    if place == "folder":
+        yield f"{tmp_path}/runs/smoke"
+        return
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with object_store() as port, faulty(port) as proxy:
+        yield f"s3://{BUCKET}/smoke{proxy.uri_options}"
+
+
 @pytest.mark.slow
-def test_both_jobs_of_the_smoke_overlay_run_and_the_second_waits_for_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("generate", "train", "place"), ways(), ids=[way[-1] for way in ways()])
+def test_both_jobs_of_every_overlay_run_with_the_smoke_settings_and_the_second_waits_for_the_first(
+    generate: str, train: str, run_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head without CPUs and one worker, as the overlay has them; training is started first, and waits for the dataset."""
+    """A head without CPUs and one worker, as `cpu-smoke` has them; training is started first, and waits for the dataset."""
     from ray.cluster_utils import Cluster
 
-    manifests = read("cpu-smoke")
-    write_recipe(manifests, tmp_path)
-    commands = {
-        job["metadata"]["name"]: shlex.split(job["spec"]["entrypoint"].replace(FOLDER, str(tmp_path)))
-        for job in of_kind(manifests, "RayJob")
-    }
+    write_recipe(read("cpu-smoke"), tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    where = f'output = "{run_folder}"\nscratch = "{tmp_path}/scratch"'
+    recipe.write_text(recipe.read_text().replace(f'output = "{tmp_path}/runs/smoke"', where))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
     try:
         cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
         environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
 
-        def start(name: str) -> subprocess.Popen[bytes]:
-            words = [str(Path(sys.executable).with_name(commands[name][0])), *commands[name][1:]]
+        def start(entrypoint: str, name: str) -> subprocess.Popen[bytes]:
+            program, *arguments = shlex.split(entrypoint.replace(FOLDER, str(tmp_path)))
+            words = [str(Path(sys.executable).with_name(program)), *arguments]
             with (tmp_path / f"{name}.log").open("wb") as log:
                 return subprocess.Popen(words, env=environment, stderr=log)
 
-        training = start("psi-train")
+        training = start(train, "train")
         time.sleep(5.0)
         assert training.poll() is None
-        codes = start("psi-generate").wait(), training.wait()
+        codes = start(generate, "generate").wait(), training.wait()
     finally:
         cluster.shutdown()
-    said = {name: (tmp_path / f"{name}.log").read_text() for name in commands}
+    said = {name: (tmp_path / f"{name}.log").read_text() for name in ("generate", "train")}
     assert codes == (0, 0), said
-    assert "to be sealed by `psi generate`" in said["psi-train"]
-    assert (tmp_path / "runs/smoke/models/round-0/model.safetensors").is_file()
+    assert "to be sealed by `psi generate`" in said["train"]
+    assert Store(run_folder).exists("models/round-0/model.safetensors")

@@ -16,6 +16,8 @@ from tests.k8s.image import ENVIRONMENT, IMAGES, instructions, locked
 from tests.k8s.manifests import ROOT
 
 VARIANTS = ("gpu", "cpu")
+EXTRAS = ("lora", "wandb", "s3", "gcs")
+"""Those that the image has in both variants."""
 LIBRARIES = ("deepspeed", "transformers", "pyarrow", "datasets", "pydantic")
 """Those whose behaviour the tests here vouch for; a fresh environment may hold a newer minor version of them than the lock."""
 
@@ -24,7 +26,7 @@ def requirements(variant: str) -> list[Requirement]:
     """What `psi` and its extras for a variant ask for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    texts = [*project["dependencies"], *extras[variant], *extras["lora"], *extras["wandb"]]
+    texts = [*project["dependencies"], *(text for extra in (variant, *EXTRAS) for text in extras[extra])]
     return [Requirement(text) for text in texts]
 
 
