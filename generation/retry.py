@@ -23,6 +23,7 @@ _PASSING = _FULL | {
 
 _PASSING_TEXT = re.compile(
     r"AWS Error (SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|RequestTimeout|NETWORK_CONNECTION)\b"
+    r"|AWS Error NO_SUCH_UPLOAD\b"  # of parts that were put together already, when that answer was lost
     r"|HTTP status (408|409|429|5\d\d)\b"  # 409: two writers at the same moment
     r"|google::cloud::Status\((UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|INTERNAL)\b"
 )

@@ -298,6 +298,7 @@ def test_an_object_store_that_refuses_is_not(bucket):
         ("AWS Error SERVICE_UNAVAILABLE during CreateMultipartUpload operation: msg", True),
         ("AWS Error INTERNAL_FAILURE during ListObjectsV2 operation: msg", True),
         ("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", True),
+        ("AWS Error NO_SUCH_UPLOAD during CompleteMultipartUpload operation: msg", True),
         ("AWS Error ConditionalRequestConflict (HTTP status 409): m", True),
         ("AWS Error UNKNOWN (HTTP status 429) during HeadObject operation: No response body.", True),
         ("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 18, Transferred a partial file", True),
