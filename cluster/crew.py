@@ -10,15 +10,13 @@ from cluster.deaths import Deaths
 from cluster.engine_count import EngineCount, EngineCounter
 from cluster.nodes import NodeWatch
 from cluster.placement import needed, none_in_time, plan_placement
-from cluster.pool_member import Member, is_memory, is_unexplained, start_member
+from cluster.pool_member import Member, explained_within, is_memory, is_unexplained, start_member
 from generation.engines.config import PoolConfig
 from generation.engines.presets import MAX_RUNG
 from generation.errors import EngineDeadError, EngineError, GaveUpError
 
 MEMORY_SECONDS = 10.0
 """How long the memory of a dead engine may take to come free."""
-UNEXPLAINED_SECONDS = 3.0
-"""How much later than its actors Ray says that a node is dead."""
 _RECALL_FACTOR = 2
 _RETRY_SECONDS, _MAX_RETRY_SECONDS = 5.0, 60.0
 
@@ -117,7 +115,7 @@ class Crew:
         self._remove(member)
         if is_unexplained(error) and not is_memory(error) and not member.draining:
             self._vacant[member.number] = 0.0
-            self._unexplained.append((time.monotonic() + UNEXPLAINED_SECONDS, member, error))
+            self._unexplained.append((time.monotonic() + explained_within(error), member, error))
             self._look_at_nodes()
             self._explain()
         elif member.draining or isinstance(error, GaveUpError):

@@ -16,6 +16,9 @@ HANG_SECONDS = 600.0
 SILENT_SECONDS = 120.0
 """A replica that answers nothing for so long is gone, whatever Ray says: calls over a broken network wait for minutes."""
 
+UNEXPLAINED_SECONDS, UNREACHABLE_SECONDS = 3.0, 30.0
+"""How much later than its actors Ray says that a node is dead: at most so long where they died, and where calls do not reach them any more."""
+
 _LOOK_SECONDS = 10.0
 _CONCURRENCY = 16
 """Calls that a replica takes at once: one that generates, chunks of asks, looks at its counters."""
@@ -126,6 +129,13 @@ def is_unexplained(error: Exception) -> bool:
     from ray.exceptions import RayActorError
 
     return isinstance(error, RayActorError)
+
+
+def explained_within(error: Exception) -> float:
+    """Seconds in which the death of the node may still explain such a death."""
+    from ray.exceptions import ActorUnavailableError
+
+    return UNREACHABLE_SECONDS if isinstance(error, ActorUnavailableError) else UNEXPLAINED_SECONDS
 
 
 def is_memory(error: Exception) -> bool:

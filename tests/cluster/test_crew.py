@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from cluster import crew as crew_module
+from cluster import pool_member as pool_member_module
 from cluster.crew import Crew
 from cluster.deaths import NODE_DEATHS, WINDOW_SECONDS, Deaths
 from cluster.nodes import Node, NodeWatch, nodes_to_avoid
@@ -43,7 +44,8 @@ class Stage:
         self.nodes = {name: Node(name, draining=False, resources={"CPU": 8.0, "GPU": 8.0}) for name in ("a", "b")}
         monkeypatch.setattr(crew_module, "start_member", self._start)
         monkeypatch.setattr(NodeWatch, "look", lambda watch: watch.__dict__.update(_nodes=self.nodes, _looked_at=0.0))
-        for name in ("MEMORY_SECONDS", "_RETRY_SECONDS", "UNEXPLAINED_SECONDS"):
+        monkeypatch.setattr(pool_member_module, "UNEXPLAINED_SECONDS", 0.0)
+        for name in ("MEMORY_SECONDS", "_RETRY_SECONDS"):
             monkeypatch.setattr(crew_module, name, 0.0)
         config = PoolConfig(engine=scripted(), **{"replicas": 2, **settings})
         self.crew = Crew("small", config, 3, lambda member, reason, blame: self.gone.append((member.replica_id, blame)))
@@ -131,6 +133,20 @@ def test_what_went_with_its_node_is_nobodys_fault(stage: Callable[..., Stage]) -
     assert one.gone == [("r2", False), ("r1", False)]
     one.crew.tend()
     assert [member.node for member in one.crew.members] == ["b", "b"]
+    assert one.crew.deaths.fruitless == 0
+
+
+def test_where_calls_do_not_reach_a_replica_any_more_it_is_replaced_at_once_and_its_node_may_be_missed_later(
+    stage: Callable[..., Stage],
+) -> None:
+    one = stage()
+    one.all_ready()
+    one.crew.lose(one.crew.members[0], ActorUnavailableError("socket closed", None))
+    one.crew.tend()
+    assert ([member.number for member in one.crew.members], one.gone) == ([1, 0], [])
+    del one.nodes["a"]
+    one.crew.tend()
+    assert ("r1", False) in one.gone
     assert one.crew.deaths.fruitless == 0
 
 

@@ -232,6 +232,17 @@ def test_numbers_pass_through_exactly(run: Store) -> None:
     assert report["stages"]["principles"]["seconds"] == 31.25
 
 
+def test_a_stage_that_had_too_few_engines_for_long_says_so(run: Store) -> None:
+    engines = {"wanted": 4, "most_ready": 1, "short_seconds": 1_000.0, "overdue_seconds": 400.0}
+    facts = run.read_json("stages/generate-psi.json")
+    run.replace("stages/generate-psi.json", json_bytes({**facts, "engines": {"small": engines}}))
+    report = read_report(run)
+    assert report["stages"]["generate-psi"]["engines"]["small"] == engines
+    assert report["units"]["stages.generate-psi.engines.small.wanted"] == "engines"
+    said = "generate-psi: pool small had fewer than its 4 engines for 16m 40s, of which 6m 40s after the time"
+    assert said in " ".join(render(report).split())
+
+
 def test_tokens_are_booked_to_the_model_that_spent_them(run: Store) -> None:
     tokens = read_report(run)["tokens"]
     assert tokens["large"] == {"requests": 8, "prompt": 250_000, "cached": 240_001, "generated": 31_234}
