@@ -14,7 +14,8 @@ from typing import Any
 
 from cluster.energy import READING_SECONDS, ProcessMeter, Reading, read_folder
 from cluster.metrics import SessionMetrics
-from cluster.prometheus import Gauges, energy_series
+from cluster.prometheus import GAUGE_SECONDS, Gauges, Series, energy_series
+from cluster.repeating import repeating
 from generation.energy import Used, Window
 from generation.storage import Store, digest, json_lines
 
@@ -47,6 +48,7 @@ class EnergyBook:
         self._run = run
         self._gauges = Gauges(name)
         self._used: dict[str, dict[tuple[str, str], Used]] = {}
+        self._series: Series = {}
         self._began = time.monotonic()
         self._lines = SessionMetrics(run, "session", datetime.now(UTC), folder=ENERGY_FOLDER)
         self._stage = BETWEEN
@@ -61,7 +63,8 @@ class EnergyBook:
         self._settle()
         self._stage = name
         try:
-            yield
+            with repeating(self._publish, GAUGE_SECONDS, "energy-gauges"):
+                yield
         finally:
             self._settle()
             self._stage = BETWEEN
@@ -81,7 +84,7 @@ class EnergyBook:
         self._collect([name for name in names if name in self._watched], _ANSWER_SECONDS)
         for name in names:
             self._watched.pop(name, None)
-        self._lines.flush()
+        self._flush()
 
     def look(self) -> None:
         """Have everything read every ten seconds, and book and write what has been answered. Never waits; called while the driver waits."""
@@ -95,7 +98,7 @@ class EnergyBook:
         if self._reading and not any(watched.pending is not None for watched in self._watched.values()):
             self._reading = False
             self._take(self._driver, self._meter.read())
-            self._lines.flush()
+            self._flush()
 
     def add_processes(self, stage: str, folder: Path) -> None:
         """Book processes that kept readings of their own in `folder` (`cluster.energy.metered`). Doing it again changes nothing."""
@@ -105,7 +108,8 @@ class EnergyBook:
             name = f"{stage}-{digest(str(folder))[:8]}.jsonl"
             self._run.replace(f"{ENERGY_FOLDER}/{name}", json_lines(lines))
             self._used.pop(name, None)
-            self._publish(name, lines)
+            self._add(name, lines)
+            self._publish()
 
     def _settle(self) -> None:
         """Book everything up to now."""
@@ -113,7 +117,7 @@ class EnergyBook:
             watched.pending = None
         self._collect(list(self._watched), _ANSWER_SECONDS)
         self._take(self._driver, self._meter.read())
-        self._lines.flush()
+        self._flush()
 
     def _collect(self, names: list[str], seconds: float, *, loading: bool = False) -> None:
         """Book the answers of some actors that come in time, having asked those that were not."""
@@ -141,16 +145,24 @@ class EnergyBook:
         if reading.unmetered and not same:
             _log.warning("energy of the GPUs of %s is not measured: %s", reading.process, reading.unmetered)
         self._lines.book({**line, "loading": loading})
-        self._publish("session", [line])
+        self._add("session", [line])
 
-    def _publish(self, book: str, lines: list[dict[str, Any]]) -> None:
-        """Add lines to what has been booked by stage and role, in the session or in a file of its own, and tell Prometheus the sums."""
+    def _add(self, book: str, lines: list[dict[str, Any]]) -> None:
+        """Add lines to what has been booked by stage and role, in the session or in a file of its own."""
         sums = self._used.setdefault(book, {})
         for line in lines:
             key = line["stage"], line["role"]
             sums[key] = sums.get(key, Used()) + _window(line).used
             whole = sum((each[key] for each in self._used.values() if key in each), start=Used())
-            self._gauges.publish(energy_series(*key, whole))
+            others = {labels: value for labels, value in self._series.items() if labels[1:3] != key}
+            self._series = others | energy_series(*key, whole)
+
+    def _flush(self) -> None:
+        self._lines.flush()
+        self._publish()
+
+    def _publish(self) -> None:
+        self._gauges.publish(self._series)
 
     def _line(self, stage: str, watched: _Watched, before: Reading | None, now: Reading) -> dict[str, Any]:
         first = before or Reading(now.process, 0, 0)

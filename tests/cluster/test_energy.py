@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import energy
+from cluster import energy, energy_book
 from cluster.energy import GpuMeter, ProcessMeter, Reading, metered, read_folder
 from cluster.energy_book import EnergyBook, read_windows
 from cluster.energy_ledger import FAILED, make_ledger
@@ -138,6 +138,23 @@ def test_a_block_that_fails_has_still_been_metered(tmp_path: Path):
     with pytest.raises(ValueError, match="bad"), metered(tmp_path, 0.0):
         raise ValueError("bad")
     assert len(read_folder(tmp_path)) == 1
+
+
+def test_what_was_used_is_published_again_and_again_while_a_stage_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    published: list[dict[tuple[str, ...], float]] = []
+    monkeypatch.setattr(energy_book.Gauges, "publish", lambda _, series: published.append(series))
+    monkeypatch.setattr(energy_book, "GAUGE_SECONDS", 0.01)
+    book = EnergyBook(Store(str(tmp_path)), "test")
+    with book.stage("principles"):
+        exec(BURN.format(0.05))
+    with book.stage("train-psi"):
+        booked = len(published)
+        while len(published) < booked + 3:
+            time.sleep(0.01)
+    assert published[booked] == published[booked + 2]
+    assert published[booked]["psi_core_seconds", "principles", "driver"] >= 0.03
 
 
 def test_the_drivers_own_work_is_booked_under_its_stage(tmp_path: Path):
