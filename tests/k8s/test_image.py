@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -67,8 +69,26 @@ def test_the_image_starts_as_an_ordinary_user_with_nothing_in_the_way() -> None:
     assert instructions("USER", "image") == ["1000:1000"]
     assert instructions("ENTRYPOINT", "image") == ["[]"]
     assert ENVIRONMENT["PATH"].startswith("/opt/psi/venv/bin:")
-    tools = {word for line in instructions("RUN") for word in line.split()}
-    assert tools & {"gcc", "g++", "build-essential", "nvcc"} == {"gcc"}
+
+
+def test_the_image_has_no_compiler_and_triton_gets_what_it_would_compile(tmp_path: Path) -> None:
+    tools = {word for line in instructions("RUN", "image") for word in line.split()}
+    assert not tools & {"gcc", "g++", "clang", "build-essential", "nvcc"}
+    folder = instructions("RUN", "build")[-1].split()[-1]
+    assert f"{folder}/cc" == ENVIRONMENT["CC"]
+    assert f"--from=build {folder} {folder}" in instructions("COPY", "image")
+    cc = shutil.copy(IMAGES / "cc", tmp_path)
+    (tmp_path / "driver.c").write_text("int x;")
+    (tmp_path / "cuda_utils.so").write_text("compiled")
+    for source, code in (("int x;", 0), ("int y;", 1)):
+        (tmp_path / "main.c").write_text(source)
+        (tmp_path / "out.so").unlink(missing_ok=True)
+        done = subprocess.run(
+            [cc, tmp_path / "main.c", "-O3", "-o", tmp_path / "out.so", "-lcuda"], capture_output=True
+        )
+        assert done.returncode == code
+        assert (tmp_path / "out.so").exists() == (code == 0)
+    assert b"no compiler" in done.stderr
 
 
 def test_telemetry_is_off_in_the_image() -> None:
@@ -117,3 +137,31 @@ def test_the_install_steps_lead_to_a_working_psi(tmp_path: Path) -> None:
     installed = dict(line.split("==") for line in frozen.stdout.splitlines() if "==" in line)
     names = {canonicalize_name(name): version.partition("+")[0] for name, version in installed.items()}
     assert {name: names.get(name) for name in locked("cpu")} == locked("cpu")
+
+
+_TRITON_WITHOUT_A_COMPILER = """
+import ctypes, os, sys
+ctypes.CDLL(sys.argv[1])
+from triton.backends.nvidia.driver import CudaUtils
+assert callable(CudaUtils().launch)
+"""
+
+
+@pytest.mark.downloads
+def test_triton_finds_its_file_compiled(tmp_path: Path) -> None:
+    version = locked("gpu")["triton"]
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", f"triton=={version}"], check=True)
+    subprocess.run([python, IMAGES / "compile_triton.py", tmp_path / "triton"], check=True)
+    library, tools = tmp_path / "node/libcuda.so.1", tmp_path / "tools"
+    library.parent.mkdir()
+    calls = set(re.findall(r"\bcu[A-Z]\w*(?=\()", (tmp_path / "triton/driver.c").read_text()))
+    gcc = ["gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(library), "-x", "c", "-"]
+    subprocess.run(gcc, input="".join(f"void {name}(void) {{}}\n" for name in calls), text=True, check=True)
+    tools.mkdir()
+    for name in ("sh", "dirname", "cmp", "cp"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    environment = {"PATH": str(tools), "HOME": str(tmp_path), "TRITON_LIBCUDA_PATH": str(library.parent)}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "CC": str(tmp_path / "triton/cc")}
+    subprocess.run([python, "-c", _TRITON_WITHOUT_A_COMPILER, library], env=environment, check=True)
