@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-ROWS = 300
+ROWS = 400
 LEASE_SECONDS = 6.0
 REACH_THE_DASHBOARD = "import socket; socket.create_connection(('head', 8265), timeout=1)"
 OVERRIDES = [
