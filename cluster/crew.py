@@ -46,6 +46,7 @@ class Crew:
         self._unexplained: list[tuple[float, Member, Exception]] = []
         self._rung = 0
         self._nodes = NodeWatch(name, needed(config))
+        self._avoided = frozenset[str]()
         self._was_ready = False
         self._alone_since = time.monotonic()
         self._counter = EngineCounter(config.full_within_seconds)
@@ -220,11 +221,15 @@ class Crew:
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        due = [number for number, at in self._vacant.items() if at <= now]
-        if not due:
+        if not any(at <= now for at in self._vacant.values()):
             return
-        placement = plan_placement(self._config, self._nodes.avoid(self.deaths.by_node(now)))
-        for number in due:
+        before, self._avoided = self._avoided, self._nodes.avoid(self.deaths.by_node(now))
+        if self._avoided - before:  # what waits was asked for before, and would still go there
+            for member in [member for member in self.members if not member.node]:
+                self._remove(member)
+                self._vacant[member.number] = now
+        placement = plan_placement(self._config, self._avoided)
+        for number in [number for number, at in self._vacant.items() if at <= now]:
             del self._vacant[number]
             self.members.append(start_member(self._name, number, self._config, placement, self._rung))
 
@@ -237,9 +242,7 @@ class Crew:
         if self.ready():
             self._alone_since = now
         elif now - self._alone_since > self._config.start_timeout_seconds:
-            raise none_in_time(
-                self._name, self._config
-            )  # their node may be gone for good: replacements would wait for ever
+            raise none_in_time(self._name, self._config)  # their nodes may be gone for good
 
     def _remove(self, member: Member) -> None:
         self.members.remove(member)

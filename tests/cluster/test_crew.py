@@ -125,6 +125,23 @@ def test_deaths_without_anything_done_end_the_run_and_others_do_not(stage: Calla
         one.crew.lose(one.crew.members[0], EngineDeadError("died"))
 
 
+def test_what_waits_for_a_node_is_asked_for_again_once_engines_keep_dying_on_one(stage: Callable[..., Stage]) -> None:
+    one = stage(replicas=3)
+    waiting = one.crew.members[2]
+    waiting.node = ""
+    for _ in range(NODE_DEATHS):
+        assert waiting in one.crew.members
+        one.crew.deaths.progress()
+        one.crew.joined(one.crew.members[0], "ready")
+        one.crew.lose(one.crew.members[0], EngineDeadError("died"))
+        one.crew.tend()
+        one.crew.members.sort(key=lambda member: member.number)
+    assert waiting not in one.crew.members
+    assert [member.number for member in one.crew.members] == [0, 1, 2]
+    assert [placement.avoid for placement in one.started[-2:]] == [("a",), ("a",)]
+    assert not any(blame for member, blame in one.gone if member == waiting.replica_id)
+
+
 def test_what_went_with_its_node_is_nobodys_fault(stage: Callable[..., Stage]) -> None:
     one = stage()
     one.all_ready()
