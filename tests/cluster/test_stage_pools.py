@@ -31,7 +31,7 @@ def test_a_pool_is_closed_as_soon_as_nothing_asks_for_it_any_more(
 ) -> None:
     monkeypatch.setattr(stage_pools_module, "Pool", PoolOfNothing)
     recipe, store = load_recipe(ROOT / "recipes/miniature/recipe.toml").recipe, Store(str(tmp_path))
-    books = EnergyBook(store), EngineBook(store, "test", ProgressLine(StringIO(), lambda: 0.0))
+    books = EnergyBook(store, "test"), EngineBook(store, "test", ProgressLine(StringIO(), lambda: 0.0))
     with StagePools(recipe, *books, SendBook(store, recipe)) as pools:
         large, small = pools.large(), pools.small()
         pools.plan({"small"}, {"small", "large"})
