@@ -5,24 +5,22 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from generation.engines.config import VllmEngine
+from generation.engines.config import EngineConfig, VllmEngine
 from generation.errors import StorageError
 from generation.large_files import download
 from generation.storage import Store
 from training.job import LINEAGE, UNCHECKED
 
 
-def at_hand(engine: Any) -> Any:
-    """The engine's section, once the folder of its model is there.
+def fetch_model(engine: EngineConfig) -> None:
+    """Have the folder of an engine's model there, where that is a copy.
 
     Raises:
         StorageError: The model cannot be copied.
     """
     if isinstance(engine, VllmEngine) and engine.copied_from:
         copy_model(Store(engine.copied_from), Path(engine.model))
-    return engine
 
 
 def copy_model(store: Store, folder: Path) -> None:

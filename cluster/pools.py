@@ -210,6 +210,8 @@ class Pool:
         value, error = error_of(reference)
         if reference is not member.starting:
             self._see_to_end(member, error)
+        elif isinstance(error, StorageError):
+            raise error
         elif error is not None:
             self._crew.failed_to_start(member, error)
         else:

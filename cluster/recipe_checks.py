@@ -73,7 +73,7 @@ def _resolve_run(run: dict[str, Any], mistakes: list[str]) -> None:
         mistakes.append(f"run.output: {shown} holds credentials; name them in the environment, in ~/.aws, or by a role")
     if "://" in (scratch or output):
         mistakes.append(
-            f"run.scratch: {scratch or 'is missing'}; name a local folder for temporary files beside {shown}"
+            f"run.scratch: {without_credentials(scratch or 'is missing')}; name a local folder for temporary files beside {shown}"
         )
     run["scratch"] = _absolute(scratch or f"{output.rstrip('/')}/scratch")
 

@@ -15,14 +15,14 @@ from cluster.coordinator_calls import CoordinatorCalls
 from cluster.cores import claim_cores
 from cluster.energy import ProcessMeter, Reading
 from cluster.lease_loop import LeaseLoop, Place
-from cluster.model_copy import at_hand
+from cluster.model_copy import fetch_model
 from cluster.protocol import GenerateJob
 from cluster.replica_process import die_together, exit_soon, in_actor, node_id, on_term
 from cluster.unit_work import UnitWork
 from generation.engines.base import EngineStats
 from generation.engines.build import build_engine
 from generation.engines.config import EngineConfig, replicas_per_gpu
-from generation.errors import EngineDeadError
+from generation.errors import EngineDeadError, StorageError
 from generation.flows import FlowCall, FlowResult
 from generation.pump import Pump
 from generation.rows import rows_to_batch
@@ -79,7 +79,14 @@ class Replica:
         if not gpus and threads is not None and self._in_actor:
             claim_cores(threads)
         self._cores = tuple(sorted(os.sched_getaffinity(0)))
-        self._engine = build_engine(at_hand(engine), replicas_per_gpu(gpus), rung, canary=canary)
+        self._model_missing: StorageError | None = None
+        try:
+            fetch_model(engine)
+        except (
+            StorageError
+        ) as error:  # whoever asks `ready` hears of it; of a constructor that fails, only that the actor died
+            self._model_missing = error
+        self._engine = build_engine(engine, replicas_per_gpu(gpus), rung, canary=canary)
         self._pump = Pump(self._engine)
         self._pump.start()
         rows_to_batch(
@@ -95,7 +102,10 @@ class Replica:
 
         Raises:
             EngineError: It cannot be built.
+            StorageError: Its model cannot be copied.
         """
+        if self._model_missing is not None:
+            raise self._model_missing
         self._pump.wait_ready()
         if self._started is None:
             self._started = time.monotonic() - self._began, self._meter.read()

@@ -12,6 +12,8 @@ from generation.storage import Store
 _PART_BYTES = 64 * 1024 * 1024
 """Of a download, which the SDKs of pyarrow ask for again where it fails, three times; then we, for the file."""
 _FILES_AT_ONCE = 4
+_SECONDS = 1800.0
+"""In which a file is tried again: it may take minutes, and what is lost with it are hours of training."""
 
 
 def upload(store: Store, files: dict[str, Path]) -> None:
@@ -47,7 +49,7 @@ def _upload(store: Store, name: str, source: Path) -> None:
         with pa.memory_map(str(source)) as mapped, filesystem.open_output_stream(store.path(name)) as sink:
             sink.write(mapped.read_buffer())
 
-    store.patience.run(put, f"{store.uri_of(name)}: cannot write")
+    store.patient(_SECONDS).patience.run(put, f"{store.uri_of(name)}: cannot write")
 
 
 def _download(store: Store, name: str, target: Path) -> None:
@@ -62,4 +64,4 @@ def _download(store: Store, name: str, target: Path) -> None:
 
     size = store.size(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    store.patience.run(fetch, f"{store.uri_of(name)}: cannot read")
+    store.patient(_SECONDS).patience.run(fetch, f"{store.uri_of(name)}: cannot read")

@@ -12,6 +12,8 @@ from typing import Any
 from generation.errors import StorageError
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5, 30
+_ROLE_ATTEMPTS = 5
+"""To learn a role's credentials, which the nodes of a cluster that has just started all ask for."""
 _WRITER = "psi-writer"
 _PRECONDITION_FAILED, _NOT_FOUND = 412, 404
 
@@ -22,6 +24,7 @@ def open_s3(region: str, options: tuple[tuple[str, str], ...], process: int) -> 
 
     Raises:
         StorageError: botocore is missing.
+        OSError: There are no credentials.
     """
     del process
     try:
@@ -37,8 +40,12 @@ def open_s3(region: str, options: tuple[tuple[str, str], ...], process: int) -> 
         retries={"total_max_attempts": 1},  # `Patience` tries again
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
+    session = get_session()
+    session.set_config_variable("metadata_service_num_attempts", _ROLE_ATTEMPTS)
+    if session.get_credentials() is None:  # a client without them would be kept, and never look again
+        raise OSError("no AWS credentials in the environment, ~/.aws or the role of the pod or machine")
     return S3Objects(
-        get_session().create_client(
+        session.create_client(
             "s3", region_name=region, endpoint_url=endpoint, verify=given.get("tls_ca_file_path"), config=config
         )
     )
@@ -77,6 +84,7 @@ class S3Objects:
     def _call(self, operation: str, path: str, **arguments: Any) -> Any:
         """One request; its failure as an OSError of the kind that pyarrow raises."""
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, SSLError
+        from botocore.exceptions import ConnectionError as NoConnectionError
 
         bucket, _, key = path.partition("/")
         try:
@@ -91,12 +99,10 @@ class S3Objects:
             raise OSError(f"AWS Error {code} (HTTP status {status}): {error}") from error
         except SSLError as error:
             raise OSError(str(error)) from error
-        except HTTPClientError as error:  # no connection, or none that lasted until the answer
+        except (NoConnectionError, HTTPClientError) as error:  # or one that did not last until the answer
             raise OSError(errno.ECONNRESET, str(error)) from error
         except BotoCoreError as error:
-            raise OSError(
-                f"{error}: AWS credentials are looked for in the environment, ~/.aws and the role of the pod or machine"
-            ) from error
+            raise OSError(str(error)) from error
 
 
 def _endpoint(options: dict[str, str]) -> str | None:

@@ -185,7 +185,7 @@ class Store:
         """What a file says.
 
         pyarrow asks a bucket for the size of an object, and then for so many bytes: they are the beginning of a longer one that has replaced
-        it in between. No beginning of what we write can be parsed.
+        it in between. No beginning of JSON can be parsed; of lines, a reader may get as many as there were before.
         """
         try:
             return parse(self.read(relative))

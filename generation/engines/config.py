@@ -22,7 +22,7 @@ class VllmEngine(Section):
     model: str
     """Local folder (relative to the recipe) or hub id. Identity is the digest of its weights, not its path."""
     copied_from: str = ""
-    """URI of the bucket's folder that each node copies the model from, of a model that the run has trained; not for recipes."""
+    """URI of the bucket's folder that each node copies the model from, in place of what is in `model`: of a model that the run has trained."""
     revision: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: Count = 4096
@@ -50,6 +50,13 @@ class VllmEngine(Section):
     multiprocess: bool | None = None
     """Engine core in its own process (its own GIL). Default: yes on GPU, no on CPU."""
     trust_remote_code: bool = False
+
+    @field_validator("copied_from")
+    @classmethod
+    def _refuse_in_recipes(cls, copied_from: str) -> str:
+        if copied_from:
+            raise ValueError("is not for recipes; copy the model to a local folder and name that in `model`")
+        return copied_from
 
 
 class HttpEngine(Section):

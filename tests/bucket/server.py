@@ -21,16 +21,17 @@ def object_store() -> Iterator[int]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        make_bucket(port)
+        make_bucket(port, server)
         yield port
     finally:
         server.kill()
         server.wait()
 
 
-def make_bucket(port: int) -> None:
+def make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + START_SECONDS
     while True:
+        assert server.poll() is None, f"moto's server has ended with {server.returncode}"
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
         try:
             connection.request("PUT", f"/{BUCKET}")

@@ -21,6 +21,13 @@ def test_a_run_in_a_bucket_needs_a_local_scratch_and_no_credentials():
     with pytest.raises(RecipeError, match=r"run.output: s3://\*\*\*@bucket/run holds credentials") as refused:
         load_recipe(MINIATURE, ["run.output=s3://key:verysecret@bucket/run", "run.scratch=/scratch"])
     assert "verysecret" not in str(refused.value)
+    with pytest.raises(RecipeError, match=r"run.scratch: s3://\*\*\*@bucket/scratch; name a local folder"):
+        load_recipe(MINIATURE, ["run.output=s3://bucket/run", "run.scratch=s3://key:verysecret@bucket/scratch"])
+
+
+def test_a_recipe_cannot_have_a_model_folder_replaced_by_a_copy():
+    with pytest.raises(RecipeError, match=r"pools.small.engine.*copied_from.* is not for recipes"):
+        load_recipe(MINIATURE, ["pools.small.engine.copied_from=s3://bucket/model"])
 
 
 def test_a_preview_lies_beside_its_run_in_the_bucket_and_grows_there(uri: str, tmp_path: Path):

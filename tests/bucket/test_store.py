@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections import Counter, deque
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generation.errors import StorageError
-from generation.retry import Patience
+from generation.retry import Patience, may_pass
+from generation.s3 import open_s3
 from generation.storage import Store, json_bytes
 from generation.uris import below, beside, folder_and_name
 from tests.bucket.proxy import FAULTS, Proxy, faulty
@@ -79,6 +81,27 @@ def test_an_object_whose_answer_was_lost_is_known_as_ones_own_and_an_equal_one_o
     proxy.faults.append("lost answer")
     with pytest.raises(FileExistsError):
         store.write_new("theirs", b"1")
+
+
+def test_a_store_that_nothing_leads_to_may_be_reached_a_little_later(proxy: Proxy):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        options = {"endpoint_override": f"127.0.0.1:{closed.getsockname()[1]}", "scheme": "http"}
+        objects = open_s3("us-east-1", tuple(options.items()), os.getpid())
+        for call in (lambda: objects.put("bucket/a", b""), lambda: objects.delete("bucket/a")):
+            with pytest.raises(OSError, match="connect") as raised:
+                call()
+            assert may_pass(raised.value)
+
+
+def test_credentials_that_are_not_there_yet_are_looked_for_again(proxy: Proxy, tmp_path, monkeypatch):
+    options = (("endpoint_override", "127.0.0.1:1"), ("scheme", "http"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(OSError, match="no AWS credentials in the environment"):
+        open_s3("us-east-1", options, os.getpid())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    assert open_s3("us-east-1", options, os.getpid())
 
 
 @pytest.mark.parametrize("after", [{"a": 1, "b": [2, 3]}, {}], ids=["longer", "shorter"])

@@ -6,6 +6,7 @@ import pytest
 from cluster.protocol import GenerateJob
 from cluster.replica import Replica
 from generation.engines.base import Finished, Request, Sampling
+from generation.engines.config import VllmEngine
 from generation.engines.scripted import ScriptedModel
 from generation.errors import EngineDeadError, StorageError
 from generation.flows import Flow, FlowCall
@@ -165,3 +166,15 @@ def test_asks_are_answered_while_the_replica_generates(tmp_path: Path):
     assert {result.value for result in results} == {"stop"}
     assert (info.replica_id, info.max_in_flight) == ("r-0", 32)
     assert replica.stats().by_stage["evaluate"]["requests"] == 20
+
+
+def test_a_model_that_cannot_be_copied_is_the_storages_fault(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/psi.json").write_text('{"files": {"config.json": "0"}}')
+    engine = VllmEngine(model=str(tmp_path / "copies/model")).model_copy(
+        update={"copied_from": str(tmp_path / "model")}
+    )
+    replica = Replica("small-0-0", engine)
+    with pytest.raises(StorageError, match=r"config\.json"):
+        replica.ready()
+    replica.stop()
