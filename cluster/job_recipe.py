@@ -32,7 +32,7 @@ class RemoteRecipe:
 
     Attributes:
         name: Of the run.
-        run: The run folder: an absolute path, or an URI.
+        run: The run folder: an absolute path, or an URI; without a slash at its end, so that it is the same however it was typed.
         needed: Files and folders here that it names, and that go along.
         elsewhere: Absolute paths that it names and that have to be on the cluster already.
         overrides: Those that were given, and those that its paths need there.
@@ -49,7 +49,7 @@ def read_remote_recipe(file: Path, overrides: Sequence[str], root: Path | None) 
     """Read a recipe, and check all of it that does not depend on what lies on the cluster.
 
     Args:
-        file: The TOML file.
+        file: The TOML file; absolute and without `..` where a folder goes along.
         overrides: As they were typed here.
         root: The folder that goes along, absolute; None where nothing does, and all paths are the cluster's own.
 
@@ -63,11 +63,11 @@ def read_remote_recipe(file: Path, overrides: Sequence[str], root: Path | None) 
     except ValidationError as error:
         mistakes = [*source.mistakes, *describe(error, Recipe, source.values)]
         raise RecipeError(_listing(str(file), mistakes)) from error
-    sorted_out = _sort_out(recipe, file.parent.absolute(), root, overrides) if root else _Paths([], [], [], [])
+    sorted_out = _sort_out(recipe, file.parent, root, overrides) if root else _Paths([], [], [], [])
     _refuse(str(file), [*source.mistakes, *_place_mistakes(recipe), *sorted_out.mistakes])
     moved = (*overrides, *sorted_out.moved)
     return RemoteRecipe(
-        recipe.run.name, recipe.run.output, tuple(sorted_out.needed), tuple(sorted_out.elsewhere), moved
+        recipe.run.name, recipe.run.output.rstrip("/"), tuple(sorted_out.needed), tuple(sorted_out.elsewhere), moved
     )
 
 
@@ -79,7 +79,7 @@ def unread_recipe(overrides: Sequence[str]) -> RemoteRecipe:
     """
     given = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     _refuse("overrides", list(_secrets("", given)))
-    return RemoteRecipe(given.get("run.name", "psi"), given.get("run.output", ""), (), (), tuple(overrides))
+    return RemoteRecipe(given.get("run.name", "psi"), given.get("run.output", "").rstrip("/"), (), (), tuple(overrides))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Submitting a run as a Ray job: what goes along, the command, and what is noted of it. Secrets do not travel: the cluster's nodes hold them."""
 
+import os
 import re
 import shlex
 import tempfile
@@ -71,7 +72,7 @@ def submit(server: JobServer, order: Order, say: Callable[[str], None]) -> str:
         ClusterError: The cluster does not take it.
     """
     jobs = server.jobs()
-    _refuse_second(jobs, order)
+    refuse_second(jobs, order)
     job_id = order.job_id or _next_id(jobs, order)
     environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
     with ExitStack() as stack:
@@ -101,14 +102,15 @@ def order_of(submission: Submission) -> Order:
         return _in_place(submission, file)
     if not file.is_file():
         raise RecipeError(f"{file}: no such recipe here; --in-place takes one that lies on the cluster")
-    root = (submission.working_dir or file.parent).absolute()
-    if not file.absolute().is_relative_to(root):
+    file = Path(os.path.abspath(file))  # unlike Path.absolute, without `..`
+    root = Path(os.path.abspath(submission.working_dir or file.parent))
+    if not file.is_relative_to(root):
         raise RecipeError(f"--working-dir: {file} does not lie in {root}; name a folder that holds the recipe")
     recipe = read_remote_recipe(file, submission.overrides, root)
     prefix = "" if submission.working_dir else root.name
-    parcel = gather(root, prefix, [file.absolute(), *recipe.needed])
+    parcel = gather(root, prefix, [file, *recipe.needed])
     program = "python -m cluster.cli" if Path("cluster/cli.py") in parcel.files else "psi"
-    there = Path(prefix) / file.absolute().relative_to(root)
+    there = Path(prefix) / file.relative_to(root)
     entrypoint = _entrypoint(program, submission.command, there, recipe.overrides)
     return Order(entrypoint, submission.command, recipe.name, recipe.run, parcel, submission.job_id)
 
@@ -130,10 +132,15 @@ def _entrypoint(program: str, command: str, recipe: Path, overrides: Sequence[st
     return f"exec {shlex.join(words)}"
 
 
-def _refuse_second(jobs: Sequence[Job], order: Order) -> None:
-    """One driver works on a run; but training may wait for its dataset beside the one that generates it."""
+def refuse_second(jobs: Sequence[Job], order: Order) -> None:
+    """One driver works on a run; but training may wait for its dataset beside the one that generates it, and a report only reads.
+
+    Raises:
+        RunLockedError: A job works on it.
+    """
     for job in jobs:
-        beside = (order.command == "train") != (job.metadata.get(COMMAND) == "train")
+        commands = order.command, job.metadata.get(COMMAND)
+        beside = "report" in commands or commands.count("train") == 1
         if order.run and job.metadata.get(RUN) == order.run and not job.is_over and not beside:
             raise RunLockedError(
                 f"{order.run}: job {job.job_id} works on it ({job.state}); follow it with `psi logs {job.job_id}`, or end it"

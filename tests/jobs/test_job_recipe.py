@@ -10,7 +10,9 @@ import pytest
 from cluster import job_files
 from cluster.job_files import gather
 from cluster.job_recipe import RemoteRecipe, read_remote_recipe
-from generation.errors import RecipeError
+from cluster.job_server import Job
+from cluster.submit import COMMAND, RUN, Order, Submission, order_of, refuse_second
+from generation.errors import RecipeError, RunLockedError
 from tests.chaos.recipes import scripted_recipe
 
 OUTPUT = "run.output=/shared/runs/mytask"
@@ -100,6 +102,48 @@ def test_paths_that_were_typed_here_are_found_there(task: Path, monkeypatch: pyt
     monkeypatch.chdir(task.parent)
     with pytest.raises(RecipeError, match=r"mine\.jsonl lies outside of"):
         read(task, ["tasks.0.seeds=mine.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("here", "recipe", "working_dir", "there"),
+    [
+        ("elsewhere", "../mytask", None, "mytask/recipe.toml"),
+        ("mytask/more", "..", None, "mytask/recipe.toml"),
+        ("mytask", "../mytask/recipe.toml", "..", "mytask/recipe.toml"),
+        ("mytask/more", "../recipe.toml", "..", "recipe.toml"),
+    ],
+)
+def test_a_recipe_is_found_from_wherever_it_was_typed(
+    task: Path, monkeypatch: pytest.MonkeyPatch, here: str, recipe: str, working_dir: str | None, there: str
+) -> None:
+    for folder in ("elsewhere", "mytask/more"):
+        (task.parent / folder).mkdir()
+    monkeypatch.chdir(task.parent / here)
+    places = [OUTPUT, "run.scratch=/scratch", "tasks.0.seeds=seeds.jsonl"]
+    order = order_of(Submission(Path(recipe), places, working_dir=Path(working_dir) if working_dir else None))
+    assert f" run {there} " in order.entrypoint
+    assert order.parcel
+    assert Path(there).with_name("seeds.jsonl") in {order.parcel.prefix / file for file in order.parcel.files}
+
+
+@pytest.mark.parametrize(
+    ("live", "submitted", "refused"),
+    [
+        ("run", "generate", True), ("train", "train", True), ("train", "generate", False), ("generate", "train", False),
+        ("run", "report", False), ("report", "run", False), ("report", "train", False),
+    ],
+)  # fmt: skip
+def test_a_second_driver_of_a_run_is_refused_and_a_reader_is_not(
+    task: Path, live: str, submitted: str, refused: bool
+) -> None:
+    run = read(task).run
+    jobs = [Job("j-1", "RUNNING", "", None, 1.0, None, {RUN: run, COMMAND: live}, "psi")]
+    order = Order("psi", submitted, "mytask", read(task, [f"{OUTPUT}//"]).run)
+    if refused:
+        with pytest.raises(RunLockedError, match="job j-1 works on it"):
+            refuse_second(jobs, order)
+    else:
+        refuse_second(jobs, order)
 
 
 def test_a_run_folder_that_would_be_gone_with_the_job_is_refused(task: Path) -> None:
