@@ -97,7 +97,7 @@ def test_a_submitted_run_has_exactly_its_rows_whatever_becomes_of_its_hosts(tmp_
     hosts.kill(killed)
     before = shards(run)
     until(
-        "rows of three hosts, of which one came back and one is late", lambda: len(writers(shards(run) - before)) == 3
+        "rows of three hosts, of which one came back and one is late", lambda: len(writers(shards(run) - before)) >= 3
     )
     hosts.terminate(nodes["drained"])
     until("the end of a node that drains", lambda: nodes["drained"].poll() is not None)
