@@ -4,6 +4,7 @@ A line is a difference of two readings of one process. What it means in joules i
 """
 
 import logging
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class _Watched:
 
 
 class EnergyBook:
-    """Books what processes use under the stage that is under way. Used by one thread.
+    """Books what processes use under the stage that is under way. Used by one thread; beside it, one of its own publishes.
 
     Args:
         run: The run folder.
@@ -46,7 +47,7 @@ class EnergyBook:
 
     def __init__(self, run: Store, name: str) -> None:
         self._run = run
-        self._gauges = Gauges(name)
+        self._gauges, self._publishing = Gauges(name), threading.Lock()
         self._used: dict[str, dict[tuple[str, str], Used]] = {}
         self._series: Series = {}
         self._began = time.monotonic()
@@ -87,7 +88,7 @@ class EnergyBook:
         self._flush()
 
     def look(self) -> None:
-        """Have everything read every ten seconds, and book and write what has been answered. Never waits; called while the driver waits."""
+        """Have everything read every ten seconds, and book and write what has been answered. Waits for no answer; called while the driver waits."""
         now = time.monotonic()
         if now - self._looked_at >= READING_SECONDS:
             self._looked_at, self._reading = now, True
@@ -162,7 +163,8 @@ class EnergyBook:
         self._publish()
 
     def _publish(self) -> None:
-        self._gauges.publish(self._series)
+        with self._publishing:  # what is set last is then the newest
+            self._gauges.publish(self._series)
 
     def _line(self, stage: str, watched: _Watched, before: Reading | None, now: Reading) -> dict[str, Any]:
         first = before or Reading(now.process, 0, 0)

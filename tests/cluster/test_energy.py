@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -155,6 +156,29 @@ def test_what_was_used_is_published_again_and_again_while_a_stage_is_under_way(
             time.sleep(0.01)
     assert published[booked] == published[booked + 2]
     assert published[booked]["psi_core_seconds", "principles", "driver"] >= 0.03
+
+
+def test_the_thread_that_publishes_again_never_does_so_while_the_book_itself_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    busy, threads, overlaps = threading.Lock(), set[str](), list[bool]()
+
+    def publish(*_: object) -> None:
+        alone = busy.acquire(blocking=False)
+        threads.add(threading.current_thread().name)
+        overlaps.append(not alone)
+        time.sleep(0.002)
+        if alone:
+            busy.release()
+
+    monkeypatch.setattr(energy_book.Gauges, "publish", publish)
+    monkeypatch.setattr(energy_book, "GAUGE_SECONDS", 0.001)
+    book = EnergyBook(Store(str(tmp_path)), "test")
+    with book.stage("principles"):
+        while len(overlaps) < 50 or len(threads) < 2:
+            book.release()
+            time.sleep(0.001)
+    assert not any(overlaps)
 
 
 def test_the_drivers_own_work_is_booked_under_its_stage(tmp_path: Path):
