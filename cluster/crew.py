@@ -44,10 +44,9 @@ class Crew:
         self._vacant: dict[int, float] = {}
         self._failed_starts: dict[int, int] = {}
         self._unexplained: list[tuple[float, Member, Exception]] = []
-        self._rung = 0
         self._nodes = NodeWatch(name, needed(config))
         self._avoided = frozenset[str]()
-        self._was_ready = False
+        self._rung, self._was_ready = 0, False
         self._alone_since = time.monotonic()
         self._counter = EngineCounter(config.full_within_seconds)
 
@@ -57,8 +56,9 @@ class Crew:
 
     def count(self) -> EngineCount:
         """How many there are, and should be."""
-        placed = sum(bool(member.node) for member in self.members)
-        return self._counter.count(len(self._taken()), len(self.ready()), placed, time.monotonic())
+        draining = [member.draining for member in self.members if member.node]
+        wanted, ready = len(self._taken()), len(self.ready())
+        return self._counter.count(wanted, ready, len(draining), time.monotonic(), draining=sum(draining))
 
     def fill(self) -> None:
         """Have every place of the pool filled again, also those of replicas that had left."""

@@ -7,16 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cluster.engine_count import EngineCount
-from cluster.metrics import FOLDER, SessionMetrics
+from cluster.metrics import SessionMetrics, newest_files, newest_line
 from cluster.progress import Counters, ProgressLine, duration
 from cluster.prometheus import Gauges, engine_series
 from generation.storage import Store
 
 STAGE = "engines"
-"""Start of the names of its metrics files."""
-
-_NEWEST_FILES = 20
-"""So many are read to see where pools stand: each holds a line of one pool, and few pools are open at once."""
+"""Start of the names of its metrics files; the pool's name is next, so that where it stands is in the last of its own."""
 
 _PUBLISH_SECONDS = 1.0
 _NOTE_SECONDS = 10.0
@@ -56,7 +53,8 @@ class EngineBook:
     def __init__(self, run: Store, name: str, line: ProgressLine) -> None:
         self._line = line
         self._began = time.monotonic()
-        self._lines = SessionMetrics(run, STAGE, datetime.now(UTC))
+        self._run, self._session = run, datetime.now(UTC)
+        self._lines: dict[str, SessionMetrics] = {}
         self._gauges = Gauges(name)
         self._known: dict[str, _Known] = {}
         self._sums: dict[str, _Sums] = {}
@@ -90,7 +88,12 @@ class EngineBook:
             self._write(pool, EngineCount())
 
     def stage_facts(self) -> dict[str, dict[str, float]]:
-        """By pool, what there was since this was last asked."""
+        """By pool, what there was up to this moment since this was last asked."""
+        now = time.monotonic()
+        for pool, known in self._known.items():
+            if pool in self._sums:
+                self._add(pool, known.count, known.count, now - known.at)
+            known.at = now
         sums, self._sums = self._sums, {}
         return {pool: asdict(each) for pool, each in sums.items()}
 
@@ -102,17 +105,17 @@ class EngineBook:
 
     def _write(self, pool: str, count: EngineCount) -> None:
         line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(), "seconds": time.monotonic() - self._began}
-        self._lines.book({**line, "pool": pool, **asdict(count)})
-        self._lines.flush()
+        lines = self._lines.setdefault(pool, SessionMetrics(self._run, f"{STAGE}-{pool}", self._session))
+        lines.book({**line, "pool": pool, **asdict(count)})
+        lines.flush()
 
 
 def noted_engines(run: Store) -> list[str]:
     """Where each pool of the newest driver stands, in a line; pools that want no engine are left out."""
-    files = [file for file in run.names(FOLDER) if file.startswith(f"{STAGE}-")]
-    session = files[-1].rpartition("-")[0] if files else ""
-    newest = [file for file in files if file.startswith(session)][-_NEWEST_FILES:]
-    last = {line["pool"]: line for file in newest for line in run.read_lines(f"{FOLDER}/{file}")}
-    return [_standing(line) for line in last.values() if line["wanted"]]
+    newest = newest_files(run, STAGE)
+    session = max((of_pool.rpartition("-")[2] for of_pool in newest), default="")
+    lines = [newest_line(run, file) for of_pool, file in newest.items() if of_pool.endswith(session)]
+    return [_standing(line) for line in lines if line["wanted"]]
 
 
 def _standing(line: Mapping[str, Any]) -> str:
@@ -126,7 +129,5 @@ def _said(pool: str, count: EngineCount) -> str:
     if not count.overdue:
         return f"pool '{pool}': all {count.wanted} engines are ready"
     work = "the work goes on with them" if count.ready else "it waits for the first"
-    return (
-        f"pool '{pool}': only {count.ready} of {count.wanted} engines are ready after {duration(count.short_seconds)}; {work}."
-        f" {count.wanted - max(count.placed, count.ready)} have no node: has the cluster room for them?"
-    )
+    said = f"pool '{pool}': only {count.ready} of {count.wanted} engines are ready after {duration(count.short_seconds)}; {work}"
+    return f"{said}. {count.without_node} have no node: has the cluster room for them?" if count.without_node else said

@@ -48,9 +48,17 @@ def session_seconds(store: Store, stage: str) -> float:
 
 def session_total(store: Store, stage: str, name: str) -> float:
     """A number that grows from 0 within each session of a stage, summed over all sessions, as far as it was written."""
-    last: dict[str, float] = {}
-    for file in store.names(FOLDER):
-        if file.startswith(f"{stage}-"):
-            line = store.read_lines(f"{FOLDER}/{file}")[-1]
-            last[file.rpartition("-")[0]] = float(line.get(name, 0.0))
-    return sum(last.values())
+    return sum(float(newest_line(store, file).get(name, 0.0)) for file in newest_files(store, stage).values())
+
+
+def newest_files(store: Store, stage: str) -> dict[str, str]:
+    """The last file of each session whose files' names begin with `<stage>-`, by that name without the number.
+
+    A day of a session has thousands of files, which in a bucket take minutes to read.
+    """
+    return {file.rpartition("-")[0]: file for file in store.names(FOLDER) if file.startswith(f"{stage}-")}
+
+
+def newest_line(store: Store, file: str) -> dict[str, Any]:
+    """The last line of a file."""
+    return store.read_lines(f"{FOLDER}/{file}")[-1]

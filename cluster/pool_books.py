@@ -25,7 +25,7 @@ class PoolBooks:
         self._engines = engines
 
     def look(self, count: EngineCount) -> None:
-        """Whatever is due. Never waits."""
+        """Whatever is due. Waits for no replica, only for storage where something is to be written down."""
         if self._energy is not None:
             self._energy.look()
         if self._engines is not None:

@@ -132,7 +132,7 @@ class Pool:
             self._generate(member)
 
     def tend(self, coordinator: Any) -> None:
-        """Replace what died or hangs, and have what became ready generate. Never waits.
+        """Replace what died or hangs, and have what became ready generate. Waits for no replica.
 
         Raises:
             EngineError: No replica is left, and none became ready in `start_timeout_seconds`.

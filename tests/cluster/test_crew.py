@@ -183,6 +183,8 @@ def test_replicas_of_a_draining_node_finish_while_others_take_their_places(stage
     one.nodes["a"] = Node("a", draining=True, resources=one.nodes["a"].resources)
     one.crew.tend()
     assert all(member.draining for member in old)
+    count = one.crew.count()
+    assert (count.wanted, count.placed, count.draining, count.without_node) == (2, 4, 2, 0)
     assert len(one.crew.members) == 4
     assert one.crew.ready() == []
     for member in old:

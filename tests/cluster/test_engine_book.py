@@ -80,12 +80,48 @@ def test_the_run_folder_and_the_record_of_a_stage_say_how_many_engines_there_wer
     assert scene.book.stage_facts() == {}
 
 
+def test_what_is_not_between_the_beginning_and_the_end_of_a_stage_does_not_count_for_it(scene: Scene) -> None:
+    scene.pass_by(10, ready=1)
+    scene.now += 5.0
+    assert scene.book.stage_facts()["small"]["short_seconds"] == 14.0
+    scene.now += 1000.0
+    assert scene.book.stage_facts() == {}
+    scene.pass_by(10, ready=1)
+    assert scene.book.stage_facts()["small"]["short_seconds"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (EngineCount(4, 2, 6, 3, 60.0, 2), ". 1 have no node: has the cluster room for them?"),
+        (EngineCount(4, 2, 6, 2, 60.0, 2), ""),
+        (EngineCount(4, 2, 1, 0, 60.0, 2), ". 2 have no node: has the cluster room for them?"),
+    ],
+    ids=["one of the places of those that drain", "all that are wanted have one", "not known yet of one that is ready"],
+)
+def test_engines_without_a_node_are_said_where_there_are_some(scene: Scene, count: EngineCount, said: str) -> None:
+    scene.book.note("small", EngineCount(4, 4, 4))
+    scene.book.note("small", count)
+    start = "pool 'small': only 2 of 4 engines are ready after 1m 00s; the work goes on with them"
+    assert scene.said.getvalue() == f"{start}{said}\n"
+
+
+def test_a_pool_that_stays_as_it_is_is_still_shown_when_another_has_changed_a_hundred_times(scene: Scene) -> None:
+    scene.book.note("large", EngineCount(wanted=2, ready=1, placed=1))
+    for ready in range(100):
+        scene.now += 10.0
+        scene.book.note("small", EngineCount(wanted=100, ready=ready, placed=100))
+    large, small = noted_engines(Store(str(scene.folder)))
+    assert large.startswith("pool large: 1 of 2 ready, too few since")
+    assert small.startswith("pool small: 99 of 100 ready, too few since")
+
+
 def test_the_folder_says_where_the_pools_of_the_newest_driver_stand_and_since_when_they_have_too_few(
     scene: Scene,
 ) -> None:
     scene.pass_by(100, ready=1)
     scene.book.note("large", EngineCount(wanted=1, ready=1, placed=1))
-    small, large = noted_engines(Store(str(scene.folder)))
+    large, small = noted_engines(Store(str(scene.folder)))
     assert re.fullmatch(r"pool small: 1 of 4 ready, too few since \d\d-\d\d \d\d:\d\d:\d\d", small)
     assert large == "pool large: 1 of 1 ready"
     scene.book.release("small")
