@@ -13,6 +13,8 @@ from tests.k8s.manifests import GPU, Manifest, Pod, amount, find, matches, of_ki
 Problems = Iterator[str]
 
 RAY_AND_POD_SECONDS = 10.0
+READ_FROM = ("PATH", "LD_LIBRARY_PATH", "CC")
+"""Variables whose paths are only read."""
 """What must lie between two deadlines of which one waits for the other."""
 PATHS = ("/tmp", "/dev/shm", "/scratch", "/home/psi")
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY($|_)", re.IGNORECASE)
@@ -109,8 +111,9 @@ def shared_memory_fits(manifests: list[Manifest]) -> Problems:
 
 
 def what_is_written_to_can_be_written(manifests: list[Manifest]) -> Problems:
-    """The root is read-only: Ray's folders, spilling, and what the image's environment names must lie on volumes."""
-    needed = {*PATHS, *(value for value in ENVIRONMENT.values() if value.startswith("/") and ":" not in value)}
+    """The root is read-only: Ray's folders, spilling, and the folders that the image's environment names must lie on volumes."""
+    named = {name: value for name, value in ENVIRONMENT.items() if value.startswith("/") and name not in READ_FROM}
+    needed = {*PATHS, *named.values()}
     for pod in ray_pods(manifests):
         assert pod.group is not None
         mounts = [each["mountPath"] for each in pod.ray_container["volumeMounts"] if not each.get("readOnly")]
@@ -286,17 +289,16 @@ def _may_send(manifests: list[Manifest], pod: Pod, port: int) -> bool:
 
 
 def drains_end_in_time(manifests: list[Manifest]) -> Problems:
-    """Replicas leave, then Ray's node, then the pod."""
+    """Replicas, or on a head the driver, leave, then Ray's node, then the pod."""
     default = ClusterConfig().drain_seconds
     drain = recipe_of(manifests).get("cluster", {}).get("drain_seconds", default)
     for pod in ray_pods(manifests):
-        if pod.is_head:
-            continue
         environment = {each["name"]: each.get("value") for each in pod.ray_container.get("env", [])}
+        leave = float(environment.get("RAY_JOB_STOP_WAIT_TIME_S", 3)) if pod.is_head else drain
         node = float(environment.get("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", 30))
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
-        if node < drain + RAY_AND_POD_SECONDS or grace < node + RAY_AND_POD_SECONDS:
-            yield f"{pod.name}: replicas drain for {drain} s, Ray for {node} s, and the pod is killed after {grace} s"
+        if node < leave + RAY_AND_POD_SECONDS or grace < node + RAY_AND_POD_SECONDS:
+            yield f"{pod.name}: what runs there may leave for {leave} s, Ray drains for {node} s, and the pod is killed after {grace} s"
 
 
 def budgets_count(manifests: list[Manifest]) -> Problems:

@@ -91,6 +91,11 @@ def test_the_image_has_no_compiler_and_triton_gets_what_it_would_compile(tmp_pat
     assert b"no compiler" in done.stderr
 
 
+def test_the_drivers_of_gkes_nodes_are_found() -> None:
+    assert "/usr/local/nvidia/lib64" in ENVIRONMENT["LD_LIBRARY_PATH"].split(":")
+    assert "/usr/local/nvidia/bin" in ENVIRONMENT["PATH"].split(":")
+
+
 def test_telemetry_is_off_in_the_image() -> None:
     from cluster.session import QUIET
 

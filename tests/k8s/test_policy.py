@@ -89,6 +89,7 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("every_node_reaches_the_run_folder", RECIPE, said('"/runs/', '"/scratch/')),
     ("drains_end_in_time", f"{GENERATE} {WORKER_POD}.terminationGracePeriodSeconds", ABSENT),
     ("drains_end_in_time", f"{GENERATE} {RAY}.env.0.value", "25"),
+    ("drains_end_in_time", f"{TRAIN} {HEAD_POD}.containers.0.env.0.value", "140"),
     ("drains_end_in_time", RECIPE, said("drain_seconds = 20", "drain_seconds = 40")),
     ("budgets_count", "PodDisruptionBudget/psi-train spec", {"maxUnavailable": 0, "selector": {}}),
     ("budgets_count", "PodDisruptionBudget/psi-train spec.minAvailable", 1),
