@@ -139,7 +139,7 @@ def test_a_bucket_that_is_not_there_or_refuses_is_said_at_once(proxy: Proxy, uri
         Store(f"s3://elsewhere/run{proxy.uri_options}").write_new("a", b"1")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    with pytest.raises(StorageError, match=r"Unable to locate credentials.*in the environment"):
+    with pytest.raises(StorageError, match=r"no AWS credentials in the environment.*right to use it"):
         Store(uri.replace("us-east-1", "eu-west-1")).write_new("a", b"1")
 
 
