@@ -52,7 +52,7 @@ class RunConfig(Section):
     """Run folder: a path on a local or mounted filesystem, relative to where the command is started, or `s3://` or `gs://` (then `psi[s3]`
     or `psi[gcs]`, credentials from the usual places). Default: `runs/<name>`."""
     scratch: str = ""
-    """Local folder for training state and models on their way. Default: `<output>/scratch`; needed where `output` is in a bucket."""
+    """Folder on disk, shared by all nodes that train, for training state and models on their way. Default: `<output>/scratch`; needed with a bucket."""
     seed: int = 0
 
 
