@@ -5,9 +5,6 @@ job's own lines about its steps and starts. A run folder that is no bucket has n
 """
 
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from generation.errors import StorageError
@@ -16,8 +13,6 @@ from generation.storage import Store
 from training.checkpoint import MARKER, complete_checkpoints, read_marker, write_marker
 from training.job import TrainingJob
 from training.ranks import Ranks
-
-_POLL_SECONDS = 0.2
 
 
 def send_copy(job: TrainingJob, ranks: Ranks) -> None:
@@ -30,9 +25,9 @@ def send_copy(job: TrainingJob, ranks: Ranks) -> None:
     store, folder = Store(job.checkpoint_copies), Path(job.checkpoints)
     newest = complete_checkpoints(folder)[-1]
     files = {f"{newest.name}/{name}": newest / name for name in sorted(read_marker(newest)["files"])}
-    failure = _side_by_side(lambda: upload(store, _share(files, ranks)), ranks)
+    failure = ranks.side_by_side(lambda: upload(store, _share(files, ranks)))
     if not failure:
-        failure = _side_by_side(lambda: _complete(job, store, newest) if ranks.leads else None, ranks)
+        failure = ranks.side_by_side(lambda: _complete(job, store, newest) if ranks.leads else None)
     if failure and ranks.leads:
         sys.stderr.write(f"{newest}: not copied to {store.uri}, training goes on: {failure}\n")
 
@@ -51,7 +46,7 @@ def fetch_copy(job: TrainingJob, ranks: Ranks) -> None:
     for name in ranks.first(_wanted(job, store, folder) if ranks.leads else None):
         facts = store.read_json(f"{name}/{MARKER}")
         files = {f"{name}/{file}": folder / name / file for file in sorted(facts["files"])}
-        failure = _side_by_side(lambda files=files: download(store, _share(files, ranks)), ranks)
+        failure = ranks.side_by_side(lambda files=files: download(store, _share(files, ranks)))
         if failure:
             raise StorageError(f"{store.uri}: the checkpoint {name} cannot be copied to {folder}: {failure}")
         if ranks.leads:
@@ -96,16 +91,3 @@ def _notes(job: TrainingJob) -> dict[str, Path]:
 def _share(files: dict[str, Path], ranks: Ranks) -> dict[str, Path]:
     """This rank's part."""
     return dict(list(files.items())[ranks.rank :: ranks.world])
-
-
-def _side_by_side(work: Callable[[], None], ranks: Ranks) -> str:
-    """Have each rank do its part in a thread, so that no collective waits for as long as it takes; returns the first failure, or nothing."""
-    with ThreadPoolExecutor(1) as pool:
-        part = pool.submit(work)
-        while any(ranks.gather(not part.done())):
-            time.sleep(_POLL_SECONDS)
-    error = part.exception()
-    failures = ranks.gather(str(error or ""))
-    if error is not None and not isinstance(error, StorageError | OSError):
-        raise error
-    return next(filter(None, failures), "")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from generation.errors import TrainingError
+from generation.errors import StorageError, TrainingError
 from generation.large_files import upload
 from generation.storage import Store
 from training.chat import ChatEncoder
@@ -30,27 +30,35 @@ def publish(engine: Any, job: TrainingJob, encoder: ChatEncoder, ranks: Ranks, l
 
     Raises:
         TrainingError: The folder exists, or what was written cannot be loaded again.
+        StorageError: It cannot be written.
     """
-    weights = gather_weights(engine, ranks)
-    if ranks.leads:
-        output = Store(job.output)
-        target = output.local("") if output.is_local else Path(job.checkpoints) / "model"
-        if output.is_local and target.exists():
-            raise TrainingError(f"{target}: already there, and not a model of this job; move it away")
-        aside = target.with_name(f".{target.name}.unfinished")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        _write_model(engine.module.model.config, weights, aside)
-        _write_text_side(job.model, encoder, aside)
-        _validate(aside, weights, encoder)
-        last = aside / (UNCHECKED if job.checked_later else LINEAGE)
-        _write_lineage(last, lineage)
-        if output.is_local:
-            aside.rename(target)
-            flush_folder(target.parent)
-        else:
-            send_model(aside, output, last)
-    ranks.wait()
+    weights, config = gather_weights(engine, ranks), engine.module.model.config
+    # Writing, reading again and sending take longer than a collective may.
+    failure = ranks.side_by_side(lambda: _publish(config, weights, job, encoder, lineage) if ranks.leads else None)
+    if failure:
+        raise StorageError(f"{job.name}: the model cannot be published: {failure}")
+
+
+def _publish(
+    config: Any, weights: dict[str, torch.Tensor], job: TrainingJob, encoder: ChatEncoder, lineage: dict[str, Any]
+) -> None:
+    output = Store(job.output)
+    target = output.local("") if output.is_local else Path(job.checkpoints) / "model"
+    if output.is_local and target.exists():
+        raise TrainingError(f"{target}: already there, and not a model of this job; move it away")
+    aside = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _write_model(config, weights, aside)
+    _write_text_side(job.model, encoder, aside)
+    _validate(aside, weights, encoder)
+    last = aside / (UNCHECKED if job.checked_later else LINEAGE)
+    _write_lineage(last, lineage)
+    if output.is_local:
+        aside.rename(target)
+        flush_folder(target.parent)
+    else:
+        send_model(aside, output, last)
 
 
 def gather_weights(engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:

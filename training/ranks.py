@@ -2,6 +2,9 @@
 
 import os
 import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +15,10 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from generation.errors import TrainingError
+from generation.errors import StorageError, TrainingError
 from training.config import TrainingConfig
+
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,22 @@ class Ranks:
     def wait(self) -> None:
         """Until all ranks are here."""
         self.gather(None)
+
+    def side_by_side(self, work: Callable[[], None]) -> str:
+        """Have each rank do its part in a thread, so that no collective waits for as long as it takes. All ranks must call it.
+
+        Returns:
+            The first failure to read or write, or nothing.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            part = pool.submit(work)
+            while any(self.gather(not part.done())):
+                time.sleep(_POLL_SECONDS)
+        error = part.exception()
+        failures = self.gather(str(error or ""))
+        if error is not None and not isinstance(error, StorageError | OSError):
+            raise error
+        return next(filter(None, failures), "")
 
 
 def place_of_rank() -> tuple[int, int]:

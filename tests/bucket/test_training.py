@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from transformers import LlamaForCausalLM
 
 from cluster.model_copy import copy_model
 from generation.errors import StorageError
@@ -16,14 +19,15 @@ from generation.large_files import download, upload
 from generation.storage import Store, json_bytes
 from tests.bucket.proxy import Proxy, every
 from tests.bucket.server import BUCKET
-from tests.training.build_job import free_port, make_job, run_ranks, start_ranks, write_inputs
+from tests.training.build_job import free_port, make_job, run_ranks, start_ranks, write_inputs, write_model
+from training.chat import load_encoder
 from training.checkpoint import MARKER, complete_checkpoints, sha256_of, write_marker
 from training.checkpoint_copies import fetch_copy, send_copy
 from training.config import TrainingConfig
-from training.export import send_model
+from training.export import publish, send_model
 from training.job import LINEAGE, UNCHECKED, TrainingJob
 from training.metrics import read_metrics
-from training.ranks import join_ranks
+from training.ranks import Ranks, join_ranks
 
 MEGABYTE = 1_000_000
 
@@ -107,6 +111,40 @@ def test_what_may_be_published_is_copied_back_too(job: TrainingJob, tmp_path: Pa
     assert len(complete_checkpoints(Path(elsewhere.checkpoints))) == 2
 
 
+def test_no_rank_waits_in_a_collective_for_as_long_as_the_model_takes_to_be_sent(
+    job: TrainingJob, uri: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    met, gather, held = threading.Semaphore(0), Ranks.gather, list[bool]()
+    ranks, folder, output = join_ranks(TrainingConfig()), write_model(tmp_path / "model"), Store(uri).child("model")
+
+    def note(ranks: Ranks, value: object) -> list[object]:
+        met.release()
+        return gather(ranks, value)
+
+    def hold_the_first_until_the_ranks_have_met_twice() -> None:
+        if not held:
+            held.append(False)
+            while met.acquire(blocking=False):
+                pass
+            held[0] = all(met.acquire(timeout=20) for _ in range(2))
+
+    monkeypatch.setattr(Ranks, "gather", note)
+    proxy.draw = hold_the_first_until_the_ranks_have_met_twice
+    Path(job.checkpoints).mkdir(parents=True)
+    whole = SimpleNamespace(model=LlamaForCausalLM.from_pretrained(folder))
+    engine = SimpleNamespace(module=whole, zero_optimization_stage=lambda: 0)
+    publish(
+        engine,
+        replace(job, model=str(folder), output=output.uri),
+        load_encoder(str(folder)),
+        ranks,
+        {"name": "planted"},
+    )
+    assert held == [True]
+    assert output.read_json(LINEAGE)["name"] == "planted"
+    assert [asked.path for asked in proxy.asked if asked.kind == "PUT"][-1].endswith(LINEAGE)
+
+
 def test_a_copy_that_fails_is_said_and_is_none_and_the_next_one_is_made(
     job: TrainingJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -128,7 +166,7 @@ def test_a_copy_that_fails_is_said_and_is_none_and_the_next_one_is_made(
 def test_a_node_has_one_copy_of_a_model_until_another_is_published(uri: str, proxy: Proxy, tmp_path: Path):
     store, folder = Store(uri), tmp_path / "copy"
 
-    def publish(weights: bytes) -> None:
+    def publish_weights(weights: bytes) -> None:
         made = tmp_path / f"made-{weights.decode()}"
         made.mkdir()
         (made / "model.safetensors").write_bytes(weights)
@@ -137,7 +175,7 @@ def test_a_node_has_one_copy_of_a_model_until_another_is_published(uri: str, pro
         send_model(made, store, made / UNCHECKED)
         assert not made.exists()
 
-    publish(b"one")
+    publish_weights(b"one")
     copy_model(store, folder)
     assert contents(folder)["model.safetensors"] == b"one"
     store.write_new(LINEAGE, store.read(UNCHECKED))
@@ -146,7 +184,7 @@ def test_a_node_has_one_copy_of_a_model_until_another_is_published(uri: str, pro
     copy_model(store, folder)
     assert not [asked for asked in proxy.asked if "safetensors" in asked.path]
     store.delete(LINEAGE)
-    publish(b"two")
+    publish_weights(b"two")
     copy_model(store, folder)
     assert contents(folder)["model.safetensors"] == b"two"
     store.delete(UNCHECKED)
