@@ -4,6 +4,7 @@ They lie there as they lie on disk, the marker written last, and are copied back
 job's own lines about its steps and starts. A run folder that is no bucket has none: there `run.scratch` is on disk beside it.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def send_copy(job: TrainingJob, ranks: Ranks) -> None:
 
 
 def fetch_copy(job: TrainingJob, ranks: Ranks) -> None:
-    """Copy back the newest checkpoint, where the disk has none as new; with `publish = "best"` the others too. All ranks must call it.
+    """Copy back the checkpoints that the disk lacks, oldest first, where the newest is newer than all on it. All ranks must call it.
+
+    More than the newest, since it may turn out to be damaged, and the one before is used then; and one of them may be the best.
 
     Raises:
         StorageError: The bucket cannot be read.
@@ -43,9 +46,12 @@ def fetch_copy(job: TrainingJob, ranks: Ranks) -> None:
     store, folder = Store(job.checkpoint_copies), Path(job.checkpoints)
     if ranks.leads:
         fetch_notes(job)
-    for name in ranks.first(_wanted(job, store, folder) if ranks.leads else None):
+    for name in ranks.first(_wanted(store, folder) if ranks.leads else None):
         facts = store.read_json(f"{name}/{MARKER}")
         files = {f"{name}/{file}": folder / name / file for file in sorted(facts["files"])}
+        if ranks.leads:
+            shutil.rmtree(folder / name, ignore_errors=True)  # what is left of a damaged one would not be of this run
+        ranks.wait()
         failure = ranks.side_by_side(lambda files=files: download(store, _share(files, ranks)))
         if failure:
             raise StorageError(f"{store.uri}: the checkpoint {name} cannot be copied to {folder}: {failure}")
@@ -67,12 +73,12 @@ def fetch_notes(job: TrainingJob) -> None:
     download(store, missing)
 
 
-def _wanted(job: TrainingJob, store: Store, folder: Path) -> list[str]:
+def _wanted(store: Store, folder: Path) -> list[str]:
     here = {path.name for path in complete_checkpoints(folder)}
     there = [path.removesuffix(f"/{MARKER}") for path in store.tree() if path.endswith(f"/{MARKER}")]
     if not there or there[-1] <= max(here, default=""):
         return []
-    return [name for name in (there if job.config.publish == "best" else there[-1:]) if name not in here]
+    return [name for name in there if name not in here]
 
 
 def _complete(job: TrainingJob, store: Store, newest: Path) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import distributed
 
 from generation.errors import TrainingError
+from generation.storage import Store
 from training.balance import share_bins
 from training.checkpoint import best_checkpoint, read_marker
 from training.data import make_batch
 from training.loss import summed_loss
 from training.packing import pack
-from training.resume import find_damage, load_checkpoint
+from training.resume import find_damage, load_checkpoint, with_copy
 from training.start import Training
 from training.token_rows import TokenRows
 
@@ -55,14 +56,16 @@ def load_published(training: Training) -> int:
         TrainingError: The files of the best checkpoint have changed since it was written.
     """
     ranks, folder, last = training.ranks, Path(training.job.checkpoints), training.plan.steps
+    copies = training.job.checkpoint_copies
     best: Path | None = ranks.first(best_checkpoint(folder)) if training.job.config.publish == "best" else None
     if best is None or read_marker(best)["step"] == last:
         return last
     if damage := find_damage(best, ranks):
         raise TrainingError(
-            f"{best}: has the lowest held-out loss, but is damaged ({damage}); remove it, and the next best is published"
+            f"{best}: has the lowest held-out loss, but is damaged ({damage}); remove "
+            f"{with_copy(best, copies and Store(copies).uri_of(best.name))}, and the next best is published"
         )
-    return load_checkpoint(training.engine, best, training.position(0), ranks)
+    return load_checkpoint(training.engine, best, training.position(0), ranks, copies)
 
 
 def _mean_loss(training: Training, rows: TokenRows) -> float:

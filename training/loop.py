@@ -44,7 +44,7 @@ def train(job: TrainingJob, asked_to_leave: Callable[[], bool] = lambda: False) 
     checkpoints, training = Path(job.checkpoints), start_training(job)
     engine, plan, ranks = training.engine, training.plan, training.ranks
     fetch_copy(job, ranks)
-    resumed = resume(engine, checkpoints, training.position(0), ranks)
+    resumed = resume(engine, checkpoints, training.position(0), ranks, job.checkpoint_copies)
     record_start(checkpoints, resumed, ranks)
     with recorded(job, resumed.step, ranks) as record, Feed(training) as feed:
         for step in range(resumed.step, plan.steps):

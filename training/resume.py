@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import TrainingError
+from generation.storage import Store
 from training.checkpoint import MARKER, Position, complete_checkpoints, hash_together, read_marker
 from training.probe import Probe, take_probe
 from training.ranks import Ranks
@@ -30,7 +31,7 @@ class Resumed:
     passed_over: tuple[str, ...]
 
 
-def resume(engine: Any, folder: Path, fresh: Position, ranks: Ranks) -> Resumed:
+def resume(engine: Any, folder: Path, fresh: Position, ranks: Ranks, copies: str | None = None) -> Resumed:
     """Load the newest checkpoint that is whole. All ranks must call it.
 
     A checkpoint that is not is said on stderr, and set aside: it would otherwise count among those that are kept.
@@ -40,6 +41,7 @@ def resume(engine: Any, folder: Path, fresh: Position, ranks: Ranks) -> Resumed:
         folder: Where checkpoints are.
         fresh: The position of this job at its start.
         ranks: Of this job.
+        copies: Folder in a bucket that they are copied back from; messages name it beside the folder.
 
     Raises:
         TrainingError: The checkpoint is of another plan or ZeRO stage, or the engine is not what it was when it was saved.
@@ -49,7 +51,7 @@ def resume(engine: Any, folder: Path, fresh: Position, ranks: Ranks) -> Resumed:
     for target in reversed(candidates):
         damage = find_damage(target, ranks)
         if not damage:
-            return Resumed(load_checkpoint(engine, target, fresh, ranks), tuple(passed_over))
+            return Resumed(load_checkpoint(engine, target, fresh, ranks, copies), tuple(passed_over))
         passed_over.append(f"{target.name}: {damage}")
         if ranks.leads:
             sys.stderr.write(f"{target}: not used, an earlier checkpoint is: {damage}\n")
@@ -71,7 +73,7 @@ def find_damage(target: Path, ranks: Ranks) -> str:
     return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
 
 
-def load_checkpoint(engine: Any, target: Path, fresh: Position, ranks: Ranks) -> int:
+def load_checkpoint(engine: Any, target: Path, fresh: Position, ranks: Ranks, copies: str | None = None) -> int:
     """Load a checkpoint that is known to be whole. All ranks must call it.
 
     Returns:
@@ -82,7 +84,7 @@ def load_checkpoint(engine: Any, target: Path, fresh: Position, ranks: Ranks) ->
     """
     facts = read_marker(target)
     position = Position(**{field.name: facts[field.name] for field in fields(Position)})
-    _refuse_other(target, position, fresh)
+    _refuse_other(target, position, fresh, copies)
     # Without ZeRO every rank has all of the state, and the number of ranks is nothing to DeepSpeed.
     universal = fresh.zero_stage > 0 and position.world != fresh.world
     source = to_universal(target, ranks) if universal else target
@@ -90,10 +92,15 @@ def load_checkpoint(engine: Any, target: Path, fresh: Position, ranks: Ranks) ->
     expected, found = Probe(**facts["probe"]), take_probe(engine, ranks)
     if not found.matches(expected):
         raise TrainingError(
-            f"{target}: loaded, but the model is not what it was when it was saved: {found}, was {expected}; remove this folder to "
-            "go on from the checkpoint before it"
+            f"{target}: loaded, but the model is not what it was when it was saved: {found}, was {expected}; remove "
+            f"{with_copy(target, copies and Store(copies).uri_of(target.name))} to go on from the checkpoint before it"
         )
     return position.step
+
+
+def with_copy(path: Path, copy: str | None) -> str:
+    """A checkpoint or the folder of all of them, to be removed: with its copy in a bucket, from which the next start would bring it back."""
+    return f"{path} and its copy {copy}" if copy else str(path)
 
 
 def _load(engine: Any, source: Path, *, universal: bool) -> None:
@@ -114,14 +121,14 @@ def _load(engine: Any, source: Path, *, universal: bool) -> None:
             state["step"] = state["step"].clone()
 
 
-def _refuse_other(target: Path, found: Position, wanted: Position) -> None:
+def _refuse_other(target: Path, found: Position, wanted: Position, copies: str | None) -> None:
+    fresh_start = f"remove {with_copy(target.parent, copies)} to train from the start"
     if found.plan != wanted.plan:
         raise TrainingError(
-            f"{target}: made for other data or another [training] section (plan {found.plan}, now {wanted.plan}); remove "
-            f"{target.parent} to train from the start"
+            f"{target}: made for other data or another [training] section (plan {found.plan}, now {wanted.plan}); {fresh_start}"
         )
     if found.zero_stage != wanted.zero_stage:
         raise TrainingError(
             f"{target}: saved with ZeRO stage {found.zero_stage}, this job has stage {wanted.zero_stage}, and DeepSpeed cannot load the one "
-            f"as the other; set training.zero_stage = {found.zero_stage}, or remove {target.parent} to train from the start"
+            f"as the other; set training.zero_stage = {found.zero_stage}, or {fresh_start}"
         )

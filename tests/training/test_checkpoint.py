@@ -147,8 +147,12 @@ def test_a_job_without_checkpoints_starts_at_zero(tmp_path, engine, ranks):
     ("change", "named"), [({"zero_stage": 3}, "training.zero_stage = 1"), ({"plan": "q"}, "plan p, now q")]
 )
 def test_a_checkpoint_of_another_plan_or_zero_stage_is_refused_with_what_to_do(folder, engine, ranks, change, named):
-    with pytest.raises(TrainingError, match=named):
+    with pytest.raises(TrainingError, match=named) as alone:
         resume(engine, folder, replace(START, **change), ranks)
+    assert f"remove {folder} to train from the start" in str(alone.value)
+    with pytest.raises(TrainingError, match=named) as copied:
+        resume(engine, folder, replace(START, **change), ranks, "s3://bucket/copies?region=x")
+    assert f"remove {folder} and its copy s3://bucket/copies?region=x to train" in str(copied.value)
 
 
 def test_a_model_that_is_not_what_was_saved_is_refused(folder, engine, ranks):
@@ -157,8 +161,9 @@ def test_a_model_that_is_not_what_was_saved_is_refused(folder, engine, ranks):
     for name in ("loss", "moments"):
         other = {**facts, "probe": {**facts["probe"], name: facts["probe"][name] * 1.01}}
         (target / MARKER).write_text(json.dumps(other))
-        with pytest.raises(TrainingError, match="not what it was when it was saved"):
-            load_checkpoint(engine, target, START, ranks)
+        with pytest.raises(TrainingError, match="not what it was when it was saved") as refused:
+            load_checkpoint(engine, target, START, ranks, "s3://bucket/copies?region=x")
+        assert f"remove {target} and its copy s3://bucket/copies/{target.name}?region=x to go on" in str(refused.value)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
