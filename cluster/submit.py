@@ -102,8 +102,8 @@ def order_of(submission: Submission) -> Order:
         return _in_place(submission, file)
     if not file.is_file():
         raise RecipeError(f"{file}: no such recipe here; --in-place takes one that lies on the cluster")
-    file = Path(os.path.abspath(file))  # unlike Path.absolute, without `..`
-    root = Path(os.path.abspath(submission.working_dir or file.parent))
+    file = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow links
+    root = Path(os.path.abspath(submission.working_dir or file.parent))  # noqa: PTH100
     if not file.is_relative_to(root):
         raise RecipeError(f"--working-dir: {file} does not lie in {root}; name a folder that holds the recipe")
     recipe = read_remote_recipe(file, submission.overrides, root)
