@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import cluster.crew
 import cluster.nodes
-from benchmarks.support.recorded_nodes import RecordedNodes, read_table
+from benchmarks.support.recorded_nodes import GPUS_PER_NODE, RecordedNodes, read_table
 from benchmarks.support.scripted_run import LEASE_SECONDS
 from cluster.coordinator_link import coordinator_actor
 from cluster.crew import Crew
@@ -88,9 +88,11 @@ def planned(replicas: int, seconds: float) -> dict[str, Any]:
                 crew.deaths.progress()  # others commit meanwhile
             spent = time.perf_counter() - began
             taken, longest = taken + spent, max(longest, spent)
-    ready = crew.ready()
-    if len(ready) != min(replicas, nodes.places()):
-        raise SystemExit(f"{len(ready)} replicas are ready, and there are {nodes.places()} places for {replicas}")
+    ready, good = crew.ready(), nodes.good()
+    if len(ready) != min(replicas, places := GPUS_PER_NODE * len(good)):
+        raise SystemExit(f"{len(ready)} replicas are ready, and there are {places} places for {replicas}")
+    if bad := {member.node for member in ready} - good:
+        raise SystemExit(f"replicas are ready on {', '.join(sorted(bad))}, where they die or are to leave")
     return {
         "planner_seconds": round(taken, 2),
         "longest_look_seconds": round(longest, 4),

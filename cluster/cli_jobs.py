@@ -50,15 +50,17 @@ Examples:
 What runs there
   The psi that is installed on the cluster, or the one in --working-dir where
   that holds cluster/, generation/ and training/. The recipe's folder goes
-  along, up to 100 MiB packed: without hidden files, venv, runs, models and
-  what .gitignore and .rayignore name, but with all that the recipe names.
+  along, up to 100 MiB packed: without hidden files, venv, runs, models, what
+  .gitignore and .rayignore name, and files whose names tell of keys (*.env,
+  *.pem, *credentials* and such), but with all that the recipe names.
   Absolute paths are the cluster's own; run.output must be one, or an URI.
 
 \b
 Who may
   Clusters with token authentication take RAY_AUTH_MODE=token and
-  RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN). Other secrets never travel:
-  the cluster's nodes hold them in environment variables, which recipes name.
+  RAY_AUTH_TOKEN_PATH=FILE (or RAY_AUTH_TOKEN). Other secrets should stay
+  here, and a recipe with one is refused, but no file is read for them: the
+  cluster's nodes hold them in environment variables, which recipes name.
 
 \b
 How it ends

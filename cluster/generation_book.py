@@ -132,7 +132,12 @@ class GenerationBook:
 
     def _line(self, noted: Noted, *, detailed: bool) -> dict[str, Any]:
         progress = noted.progress
-        units = {"planned": progress.planned, "committed": progress.committed, "given_up": len(progress.given_up)}
+        units = {
+            "planned": progress.planned,
+            "leased": progress.leased,
+            "committed": progress.committed,
+            "given_up": len(progress.given_up),
+        }
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(),
             "session": self._session.isoformat(),

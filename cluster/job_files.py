@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from generation.errors import RecipeError
@@ -13,7 +14,13 @@ LIMIT_BYTES = 100 * 2**20
 """What a Ray dashboard takes in one upload."""
 
 EXCLUDED = (".*", "venv", "node_modules", "__pycache__", "*.pyc", "runs", "models")
-"""Names of files and folders that stay here, unless the recipe names them: what is large, and hidden files, which may hold keys."""
+"""Names of files and folders that stay here, unless the recipe names them: what is large, and hidden files."""
+
+KEYS = (
+    "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", "id_ecdsa*", "*credentials*",
+    "*service-account*", "*service_account*",
+)  # fmt: skip
+"""Names, in lower case, of what may hold keys: it stays here too, and that is said."""
 
 _BIGGEST = 5
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -27,11 +34,13 @@ class Parcel:
         root: The folder that they lie in here.
         prefix: The folder that they will lie in below the job's working directory; empty for that itself.
         files: Relative to `root`, sorted.
+        withheld: What stays here because it may hold keys, relative to `root`.
     """
 
     root: Path
     prefix: str
     files: tuple[Path, ...]
+    withheld: tuple[Path, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -83,27 +92,73 @@ def gather(root: Path, prefix: str, named: Iterable[Path]) -> Parcel:
         root: The folder.
         prefix: Where its files shall lie, below the job's working directory.
         named: Files and folders of it that the recipe names.
+
+    Raises:
+        RecipeError: A link leads to a folder outside of this one, or in a circle.
     """
     from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 
-    def ignores(folder: Path) -> list[Callable[[Path], bool]]:
-        return get_excludes_from_ignore_files(folder, include_gitignore=True)
-
-    found = set(_walk(root, [], ignores))
+    whole, needed = _Walk(root, partial(get_excludes_from_ignore_files, include_gitignore=True)), _Walk(root)
+    found = set(whole.files(root))
     for path in named:
-        found.update(_walk(path, [], lambda _: []) if path.is_dir() else [path])
-    return Parcel(root, prefix, tuple(sorted(file.relative_to(root) for file in found)))
+        found.update(needed.files(path) if path.is_dir() else [path])
+    withheld = {*whole.withheld, *needed.withheld} - found
+    return Parcel(
+        root, prefix, *(tuple(sorted(path.relative_to(root) for path in paths)) for paths in (found, withheld))
+    )
 
 
-def _walk(
-    folder: Path, excludes: Sequence[Callable[[Path], bool]], ignores: Callable[[Path], list[Callable[[Path], bool]]]
-) -> Iterator[Path]:
-    excludes = [*excludes, *ignores(folder)]
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = Path(entry.path)
-        if any(fnmatch.fnmatch(entry.name, pattern) for pattern in EXCLUDED) or any(skips(path) for skips in excludes):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, excludes, ignores)
-        elif entry.is_file():
-            yield path
+class _Walk:
+    """Goes through folders for the files that go along.
+
+    Args:
+        root: The folder that all lies in; a link to a folder of it is followed.
+        ignores: What a folder's own files say is to be left out below it.
+
+    Attributes:
+        withheld: What may hold keys and was left out.
+    """
+
+    def __init__(self, root: Path, ignores: Callable[[Path], list[Callable[[Path], bool]]] = lambda _: []) -> None:
+        self._root = root.resolve()
+        self._ignores = ignores
+        self.withheld: list[Path] = []
+
+    def files(
+        self, folder: Path, excludes: Sequence[Callable[[Path], bool]] = (), above: Sequence[Path] = ()
+    ) -> Iterator[Path]:
+        """The files below a folder; `excludes` are those of the folders above it, `above` where these really lie."""
+        excludes, above = [*excludes, *self._ignores(folder)], [*above, folder.resolve()]
+        for path in sorted(folder.iterdir()):
+            names = self._names(path)
+            if not path.exists() or _match(names, EXCLUDED) or any(skips(path) for skips in excludes):
+                continue
+            if _match([name.lower() for name in names], KEYS):
+                self.withheld.append(path)
+            elif path.is_dir():
+                self._check_link(path, above)
+                yield from self.files(path, excludes, above)
+            elif path.is_file():
+                yield path
+
+    def _names(self, path: Path) -> Sequence[str]:
+        """By which it may be left out: its own, and where it is a link those of what it leads to."""
+        if not path.is_symlink():
+            return [path.name]
+        target = Path(os.path.realpath(path))
+        return [
+            path.name,
+            *(target.relative_to(self._root).parts if target.is_relative_to(self._root) else [target.name]),
+        ]
+
+    def _check_link(self, path: Path, above: Sequence[Path]) -> None:
+        target = path.resolve()
+        if path.is_symlink() and (target in above or not target.is_relative_to(self._root)):
+            raise RecipeError(
+                f"{path}: is a link to {target}, a folder {'that holds it' if target in above else 'that does not go along'};"
+                " put the folder in its place, or its name, without a slash, into .rayignore: what the recipe names goes along"
+            )
+
+
+def _match(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)

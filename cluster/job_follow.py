@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from cluster.job_server import Job, JobServer
-from generation.errors import UnreachableError
+from cluster.leaving import LEFT
+from generation.errors import ClusterError, RecipeError, UnreachableError
 
 STOPPED_CODE = 143
 """What a driver that SIGTERM asked to leave ends with."""
@@ -44,14 +46,18 @@ class LogFollower:
     def follow(self) -> Job:
         """Go on from where the last call was interrupted; returns the job once it is over, with all of its log written.
 
+        Where the cluster goes away with its job, before the end of the log was fetched, that is said.
+
         Raises:
             UnreachableError: The cluster did not answer for ten minutes. The job may go on.
             RecipeError: The cluster does not know the job.
         """
-        while not (job := self._patiently(self._server.find)).is_over:
+        while not (job := self._ask(self._server.find)).is_over:
             self._stream()
-        log = self._patiently(self._server.log)
-        self._take(log, 0)
+        try:
+            self._take(self._ask(self._server.log), 0)
+        except (ClusterError, RecipeError) as error:
+            self._say(f"the job is over, but the end of its log cannot be fetched: {error}")
         return job
 
     def _stream(self) -> None:
@@ -73,23 +79,25 @@ class LogFollower:
             self._written = end
         return end
 
-    def _patiently(self, ask: Callable[[str], Answer]) -> Answer:
-        """Ask about the job, again where the cluster does not answer."""
-        deadline, said = time.monotonic() + PATIENCE_SECONDS, False
-        while True:
-            try:
-                return ask(self._job_id)
-            except UnreachableError as error:
-                if time.monotonic() >= deadline:
-                    raise UnreachableError(
-                        f"{error}\nThe job may go on without being followed: `psi logs {self._job_id}` follows it again"
-                    ) from error
-                if not said:
-                    self._say(
-                        f"lost the connection to {self._server.address}; trying again for {PATIENCE_SECONDS:.0f} s"
-                    )
-                said = True
-            time.sleep(_AGAIN_SECONDS)
+    def _ask(self, ask: Callable[[str], Answer]) -> Answer:
+        return _patiently(self._server, self._job_id, ask, self._say)
+
+
+def _patiently(server: JobServer, job_id: str, ask: Callable[[str], Answer], say: Callable[[str], None]) -> Answer:
+    """Ask about a job, again where the cluster does not answer."""
+    deadline, said = time.monotonic() + PATIENCE_SECONDS, False
+    while True:
+        try:
+            return ask(job_id)
+        except UnreachableError as error:
+            if time.monotonic() >= deadline:
+                raise UnreachableError(
+                    f"{error}\nThe job does not end with this: `psi logs {job_id}` follows it again"
+                ) from error
+            if not said:
+                say(f"lost the connection to {server.address}; trying again for {PATIENCE_SECONDS:.0f} s")
+            said = True
+        time.sleep(_AGAIN_SECONDS)
 
 
 def stop_job(server: JobServer, job_id: str, say: Callable[[str], None]) -> Job:
@@ -99,16 +107,21 @@ def stop_job(server: JobServer, job_id: str, say: Callable[[str], None]) -> Job:
         UnreachableError: The cluster stopped answering, or the job goes on for much longer than it was given.
         RecipeError: The cluster does not know the job.
     """
-    job = server.find(job_id)
+    job = _patiently(server, job_id, server.find, say)
     if job.is_over:
         return job
-    server.stop(job_id)
+    _patiently(server, job_id, server.stop, say)
     say(f"asked job {job_id} to stop; what is under way is committed first, for up to {STOP_SECONDS} s")
-    deadline = time.monotonic() + STOP_SECONDS + _KILL_SECONDS
-    while not (job := server.find(job_id)).is_over:
-        if time.monotonic() > deadline:
+    asked = time.monotonic()
+    while not (job := _patiently(server, job_id, server.find, say)).is_over:
+        if time.monotonic() > asked + STOP_SECONDS + _KILL_SECONDS:
             raise UnreachableError(f"job {job_id} is still {job.state}; look at it with `psi status {job_id}`")
         time.sleep(_PAUSE_SECONDS)
+    with suppress(ClusterError, RecipeError):  # a log that cannot be fetched tells nothing
+        if job.state == "STOPPED" and LEFT not in server.log(job_id):
+            say(
+                f"its log has no word of leaving: it had not begun, or was killed after {STOP_SECONDS} s; what is committed is kept"
+            )
     return job
 
 

@@ -8,6 +8,9 @@ from types import FrameType
 
 from generation.errors import PreemptedError
 
+LEFT = "asked to leave; what is committed is kept, and the same command goes on from there"
+"""The last word of a driver that did."""
+
 
 class Leaving:
     """Whether this process was asked to leave, and how the work under way ends then.
@@ -69,4 +72,4 @@ class Leaving:
 
 
 def _left() -> PreemptedError:
-    return PreemptedError("asked to leave; what is committed is kept, and the same command goes on from there")
+    return PreemptedError(LEFT)

@@ -82,6 +82,8 @@ def submit(server: JobServer, order: Order, say: Callable[[str], None]) -> str:
             environment["working_dir"] = str(folder / "job.zip")
             packed = (folder / "job.zip").stat().st_size
             say(f"sending {len(order.parcel.files):,} files of {order.parcel.root}, {packed / 2**20:,.1f} MiB packed")
+            if held := ", ".join(map(str, order.parcel.withheld)):
+                say(f"not sent, since they may hold keys and the recipe does not name them: {held}")
         try:
             server.submit(order.entrypoint, job_id, environment, {RUN: order.run, COMMAND: order.command})
         except RecipeError as error:
@@ -102,8 +104,8 @@ def order_of(submission: Submission) -> Order:
         return _in_place(submission, file)
     if not file.is_file():
         raise RecipeError(f"{file}: no such recipe here; --in-place takes one that lies on the cluster")
-    file = Path(os.path.abspath(file))  # noqa: PTH100 - resolve() would follow links
-    root = Path(os.path.abspath(submission.working_dir or file.parent))  # noqa: PTH100
+    file = _without_dots(file)
+    root = _without_dots(submission.working_dir) if submission.working_dir else file.parent
     if not file.is_relative_to(root):
         raise RecipeError(f"--working-dir: {file} does not lie in {root}; name a folder that holds the recipe")
     recipe = read_remote_recipe(file, submission.overrides, root)
@@ -113,6 +115,11 @@ def order_of(submission: Submission) -> Order:
     there = Path(prefix) / file.relative_to(root)
     entrypoint = _entrypoint(program, submission.command, there, recipe.overrides)
     return Order(entrypoint, submission.command, recipe.name, recipe.run, parcel, submission.job_id)
+
+
+def _without_dots(path: Path) -> Path:
+    """A path from the root of the filesystem, by the names that were typed: links lead where they do on the cluster."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def _in_place(submission: Submission, file: Path) -> Order:

@@ -102,10 +102,11 @@ class RecordedNodes:
         there = [each for each in self._table.values() if each.joins <= self.now < each.gone]
         return {each.name: Node(each.name, each.told <= self.now, _RESOURCES) for each in there}
 
-    def places(self) -> int:
-        """GPUs of nodes that are there and where engines live."""
-        good = [each for each in self._table.values() if each.is_there(self.now) and each.engines_die_after == NEVER]
-        return GPUS_PER_NODE * len(good)
+    def good(self) -> set[str]:
+        """Nodes that are there and where engines live."""
+        return {
+            each.name for each in self._table.values() if each.is_there(self.now) and each.engines_die_after == NEVER
+        }
 
     def advance(self, seconds: float, members: list[Member]) -> Iterator[tuple[Member, Exception | None]]:
         """Let time go on; gives each member that is ready by then, and each that has died, with its error."""

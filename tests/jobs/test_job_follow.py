@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import job_follow
-from cluster.job_follow import LogFollower, exit_code_of
+from cluster.job_follow import LogFollower, exit_code_of, stop_job
 from cluster.job_server import Job, JobServer
+from cluster.leaving import LEFT
 from generation.errors import UnreachableError
 
 JOB = Job("j-1", "RUNNING", "", None, 1.0, None, {}, "psi run")
@@ -22,14 +23,13 @@ class BrokenServer:
 
     address = "http://head:8265"
 
-    def __init__(self, breaks: Sequence[int], lost_answers: int = 0) -> None:
+    def __init__(self, breaks: Sequence[int], lost_answers: int = 0, end_is_lost: bool = False) -> None:
         self._breaks = list(breaks)
         self._lost = lost_answers
+        self._end_is_lost = end_is_lost
 
     def find(self, job_id: str) -> Job:
-        if self._lost:
-            self._lost -= 1
-            raise UnreachableError("no answer")
+        self._answer()
         return JOB if self._breaks else replace(JOB, state="SUCCEEDED", driver_exit_code=0)
 
     def tail(self, job_id: str, take: Callable[[str], None]) -> None:
@@ -38,7 +38,39 @@ class BrokenServer:
             take(text[start : start + 7])
 
     def log(self, job_id: str) -> str:
+        if self._end_is_lost:
+            raise UnreachableError("no answer")
         return LOG
+
+    def _answer(self) -> None:
+        if self._lost:
+            self._lost -= 1
+            raise UnreachableError("no answer")
+
+
+class StoppingServer(BrokenServer):
+    """A job that ends once it was asked to, when it has been looked at so often; every second question is lost."""
+
+    def __init__(self, looks: int, log: str) -> None:
+        super().__init__([])
+        self._looks, self._log, self._asked, self._stopped = looks, log, 0, False
+
+    def find(self, job_id: str) -> Job:
+        self._lose_every_second()
+        self._looks -= self._stopped
+        return JOB if self._looks > 0 else replace(JOB, state="STOPPED")
+
+    def stop(self, job_id: str) -> None:
+        self._lose_every_second()
+        self._stopped = True
+
+    def log(self, job_id: str) -> str:
+        return self._log
+
+    def _lose_every_second(self) -> None:
+        self._asked += 1
+        self._lost = self._asked % 2
+        self._answer()
 
 
 def followed(server: BrokenServer) -> tuple[str, list[str]]:
@@ -70,6 +102,25 @@ def test_a_cluster_that_stays_away_is_given_up_with_the_way_back(monkeypatch: py
     monkeypatch.setattr(job_follow, "PATIENCE_SECONDS", 0.0)
     with pytest.raises(UnreachableError, match="`psi logs j-1` follows it again"):
         followed(BrokenServer([5], lost_answers=1))
+
+
+def test_a_job_that_is_over_has_its_exit_code_though_the_end_of_its_log_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job_follow, "PATIENCE_SECONDS", 0.0)
+    written, said = followed(BrokenServer([5], end_is_lost=True))
+    assert written == LOG[:5]
+    assert said[0].startswith("the job is over, but the end of its log cannot be fetched: no answer\n")
+
+
+@pytest.mark.parametrize(("log", "told"), [(f"12 rows\n{LEFT}\n", False), ("12 rows\n", True)])
+def test_a_stop_outlives_a_lost_connection_and_tells_a_driver_that_was_killed_from_one_that_left(
+    log: str, told: bool
+) -> None:
+    said: list[str] = []
+    job = stop_job(cast(Any, StoppingServer(3, log)), "j-1", said.append)
+    assert job.state == "STOPPED"
+    assert any("its log has no word of leaving" in line for line in said) == told
 
 
 @pytest.mark.parametrize(

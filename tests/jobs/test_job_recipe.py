@@ -63,6 +63,43 @@ def test_what_a_recipe_names_goes_along_whatever_is_ignored(task: Path) -> None:
     assert packed(task, needed).keys() >= {"mytask/seeds.jsonl", "mytask/models/small/config.json"}
 
 
+def test_what_may_hold_keys_stays_here_unless_the_recipe_names_it_and_that_is_told(task: Path) -> None:
+    keys = ["keys.env", "service-account.json", "tls/server.pem", "API.KEY", "id_rsa", "aws_credentials", "credentials"]
+    for name in keys:
+        (task / name).parent.mkdir(exist_ok=True)
+        (task / name).write_text("secret")
+    (task / "plain.txt").symlink_to("keys.env")
+    kept, parcel = packed(task).keys(), gather(task, "mytask", [])
+    assert kept == {f"mytask/{name}" for name in ("recipe.toml", "seeds.jsonl", "principles.jsonl")}
+    assert {str(path) for path in parcel.withheld} == {*keys, "plain.txt"}
+    named = gather(task, "mytask", [task / "tls/server.pem"])
+    assert Path("tls/server.pem") in named.files
+    assert {str(path) for path in named.withheld} == {*keys, "plain.txt"} - {"tls/server.pem"}
+
+
+def test_links_are_followed_where_what_they_lead_to_goes_along_and_refused_elsewhere(task: Path) -> None:
+    for name in ("data/rows/a.jsonl", "runs/old/recipe.json"):
+        (task / name).parent.mkdir(parents=True)
+        (task / name).write_text(name)
+    (task / "current").symlink_to("data/rows")
+    (task / "latest").symlink_to(task / "runs/old")
+    (task / "broken").symlink_to("nowhere")
+    sent = packed(task)
+    assert sent["mytask/current/a.jsonl"] == sent["mytask/data/rows/a.jsonl"] == b"data/rows/a.jsonl"
+    assert not [name for name in sent if name.startswith(("mytask/latest", "mytask/broken"))]
+    (task / "data/up").symlink_to("..")
+    with pytest.raises(RecipeError, match=r"data/up: is a link to .*/mytask, a folder that holds it"):
+        gather(task, "mytask", [])
+    (task / "data/up").unlink()
+    (task.parent / "far").mkdir()
+    (task.parent / "far/b.jsonl").write_text("far")
+    (task / "far").symlink_to(task.parent / "far")
+    with pytest.raises(RecipeError, match=r"mytask/far: is a link to .*/far, a folder that does not go along"):
+        gather(task, "mytask", [])
+    (task / ".rayignore").write_text("far\n")
+    assert packed(task, [task / "far/b.jsonl"])["mytask/far/b.jsonl"] == b"far"
+
+
 def test_the_same_files_make_the_same_archive(task: Path) -> None:
     parcel = gather(task, "mytask", [])
     parcel.pack(task.parent / "one.zip")

@@ -3,12 +3,14 @@
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,16 @@ def wait_for(look: Callable[[], object], log: Path) -> None:
         time.sleep(0.2)
 
 
+def read_until(source: int, mark: bytes) -> bytes:
+    said, until = b"", time.monotonic() + TIMEOUT_SECONDS
+    while mark not in said:
+        assert select.select([source], [], [], max(0.0, until - time.monotonic()))[0], said
+        block = os.read(source, 4096)
+        assert block, said
+        said += block
+    return said
+
+
 def rows_of(folder: Path) -> int:
     return sum(place.end - place.start for place in replay(Store(f"{folder}/run")).state.places.values())
 
@@ -69,6 +81,12 @@ def test_a_job_that_fails_ends_with_the_code_of_its_driver_and_only_who_has_the_
     assert cluster.token not in listed + wrong.stderr + without.stderr + failed.stdout
 
 
+def last_line(folder: Path) -> dict[str, Any]:
+    """The last that was noted of a run while it generated."""
+    store = Store(f"{folder}/run")
+    return store.read_lines(f"metrics/{store.names('metrics')[-1]}")[-1]
+
+
 @pytest.mark.slow
 def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_submitted_again(
     cluster: JobCluster, tmp_path: Path
@@ -89,9 +107,13 @@ def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_s
     stopped = cluster.psi("stop", job, "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     assert f"job {job} STOPPED" in stopped.stderr
+    assert "no word of leaving" not in stopped.stderr
     assert rivals[log].wait() == 143, log.read_text()
     assert log.read_text().count("asked to leave; what is committed is kept") == 1
     assert '"released":true' in max((tmp_path / "run/drivers").glob("*.beat")).read_text()
+    noted = last_line(tmp_path)["units"]
+    assert noted["committed"] == len(replay(Store(f"{tmp_path}/run")).state.places)
+    assert noted["leased"] == 0
     kept = rows_of(tmp_path)
     again = cluster.psi(*words)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -112,13 +134,13 @@ def test_control_c_asks_and_without_a_terminal_the_job_goes_on(cluster: JobClust
     command = [PSI, "logs", job, "--address", cluster.address]
     start = {"env": cluster.environment, "preexec_fn": heed_interrupts}
     asked = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, **start)
-    time.sleep(4.0)
+    os.close(theirs)
+    begun = read_until(asked.stdout.fileno(), b"Running entrypoint")
     asked.send_signal(signal.SIGINT)
-    said = b""
-    while b"[d] " not in said:
-        said += os.read(ours, 4096)
+    read_until(ours, b"[d] ")
     os.write(ours, b"c\n")
-    output, _ = asked.communicate()
+    output = begun + asked.communicate(timeout=TIMEOUT_SECONDS)[0]
+    os.close(ours)
     assert asked.returncode == 0, output
     assert output.count(b"generate-psi took") == output.count(b"Running entrypoint") == 1
     assert read_sealed(f"{tmp_path}/run/dataset/round-0").rows == 300
