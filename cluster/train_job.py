@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -58,11 +59,14 @@ def run_training(job: TrainingJob, leaving: Leaving | None = None) -> dict[str, 
     leave.unlink(missing_ok=True)
     storage = Path(job.checkpoints).absolute() / "ray"
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
+    probe = storage / uuid4().hex
+    storage.mkdir(exist_ok=True)
+    probe.touch()
     try:
         with leaving.in_own_time(leave.touch):
             # A gang whose node is taken away saves, leaves, and starts again elsewhere.
             while not job.is_exported and not leaving.asked():
-                make_trainer(job, storage).fit()
+                make_trainer(job, storage, probe).fit()
         return _totals(job)
     except (TrainingFailedError, RayError) as error:
         raise TrainingError(f"{job.name}: {explain(error)}") from error
@@ -79,14 +83,20 @@ def _totals(job: TrainingJob) -> dict[str, Any]:
     return summarise(Path(job.metrics), Path(job.checkpoints))
 
 
-def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":
-    """Ray Train's view of a job: a function, ranks with their resources, and how often they may be started again."""
+def make_trainer(job: TrainingJob, storage: Path, probe: Path) -> "TorchTrainer":
+    """Ray Train's view of a job: a function, ranks with their resources, and how often they may be started again.
+
+    Args:
+        job: What is trained.
+        storage: Ray Train's own folder.
+        probe: A file of the driver's that the ranks must see.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     return TorchTrainer(
         train_on_rank,
-        train_loop_config={"job": job.to_json()},
+        train_loop_config={"job": job.to_json(), "probe": str(probe)},
         torch_config=TorchConfig(timeout_s=math.ceil(job.config.collective_timeout_seconds)),
         scaling_config=ScalingConfig(**ranks_of(job.config)),
         run_config=RunConfig(
@@ -104,11 +114,21 @@ def make_trainer(job: TrainingJob, storage: Path) -> "TorchTrainer":
 def train_on_rank(config: dict[str, str]) -> None:
     """What Ray Train runs on every rank. Returns with nothing exported where a node of the gang is about to be taken away."""
     job = TrainingJob.from_json(config["job"])
+    _check_driver_sees(job, Path(config["probe"]))
     with metered(energy_folder(job), float(job.config.gpus_per_rank)):
         from training.loop import train
 
         with suppress(PreemptedError):
             train(job, watch_for_preemption(Path(job.checkpoints) / _LEAVE))
+
+
+def _check_driver_sees(job: TrainingJob, probe: Path) -> None:
+    """`training.ranks.check_shared` for the driver, which leaves word for the ranks beside the checkpoints and reads their metrics there."""
+    if not probe.exists():
+        raise TrainingError(
+            f"{job.checkpoints}: not the same folder on the driver's node and on {socket.gethostname()}, where a rank runs;"
+            " set run.scratch to a folder that the driver and all ranks share, or let the driver run on the ranks' node"
+        )
 
 
 def watch_for_preemption(leave: Path) -> Callable[[], bool]:

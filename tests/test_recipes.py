@@ -54,7 +54,7 @@ def test_every_recipe_is_served_by_the_same_engine_class(name: str) -> None:
 def test_every_recipe_is_trained_by_the_same_loop_under_the_same_trainer(name: str, tmp_path: Path) -> None:
     from ray.train.torch import TorchTrainer
 
-    trainer = make_trainer(training_job(load(name)), tmp_path)
+    trainer = make_trainer(training_job(load(name)), tmp_path, tmp_path / "probe")
     assert type(trainer) is TorchTrainer
     assert trainer.train_loop_per_worker is train_on_rank
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from cluster.train_job import run_training
+from cluster.train_job import run_training, train_on_rank
 from generation.errors import NotSealedError, TrainingError
 from tests.local_ray import local_ray
 from tests.training.build_job import (
@@ -87,6 +87,12 @@ def test_an_error_of_ours_comes_back_from_the_ranks_as_it_was(inputs, cluster, t
     job = make_job(tmp_path / "short", *inputs, max_tokens=3, max_restarts=0)
     with pytest.raises(TrainingError, match=r"longer than training.max_tokens = 3"):
         run_training(job)
+
+
+def test_a_rank_that_does_not_see_the_drivers_scratch_refuses_to_train(inputs, tmp_path):
+    job = make_job(tmp_path / "apart", *inputs)
+    with pytest.raises(TrainingError, match=r"apart/checkpoints: not the same folder .*; set run.scratch to a folder"):
+        train_on_rank({"job": job.to_json(), "probe": str(tmp_path / "on-the-driver-only")})
 
 
 def test_a_dataset_that_is_not_sealed_before_the_deadline_is_an_error_of_its_own(inputs, tmp_path):
