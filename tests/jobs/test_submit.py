@@ -94,6 +94,7 @@ def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_s
     words, logs = [*make_task(tmp_path, 2000, cluster, 0.5), "--stage", "generate"], [tmp_path / "a", tmp_path / "b"]
     rivals = {log: cluster.start_psi(*words, log=log) for log in logs}
     wait_for(lambda: (tmp_path / "run/manifest").is_dir() and rows_of(tmp_path), logs[0])
+    wait_for(lambda: any(rival.poll() is not None for rival in rivals.values()), logs[0])
     [log] = [each for each, rival in rivals.items() if rival.poll() is None]
     [refused] = [each for each in logs if each != log]
     job = re.search(r"^job (\S+)$", log.read_text(), re.MULTILINE)[1]
@@ -102,8 +103,8 @@ def test_a_stopped_run_has_committed_what_was_under_way_and_goes_on_when_it_is_s
     second = cluster.psi(*words)
     assert second.returncode == 5
     assert f"job {job} works on it (RUNNING)" in second.stderr
-    shown = cluster.psi("status", job, "--address", cluster.address).stdout
-    assert re.search(r"rows +psi: [\d,]+ of 2,000, noted", shown), shown
+    rows = re.compile(r"rows +psi: [\d,]+ of 2,000, noted")  # for the first time after ten seconds
+    wait_for(lambda: rows.search(cluster.psi("status", job, "--address", cluster.address).stdout), log)
     stopped = cluster.psi("stop", job, "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     assert f"job {job} STOPPED" in stopped.stderr
