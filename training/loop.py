@@ -75,9 +75,13 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(error.exit_code)  # without the barrier of a clean exit, at which the other ranks would not arrive
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter's own exit has aborted ranks whose work was done ("terminate called without an active exception"): threads of
+    # libraries still ran.
+    os._exit(0)
 
 
 if __name__ == "__main__":
