@@ -10,8 +10,6 @@ from pathlib import Path
 
 from cluster.compare import LEFT_OUT, build_compare
 from cluster.compare_text import compare_table
-from cluster.energy_book import EnergyBook
-from cluster.engine_book import EngineBook
 from cluster.generate import generate_stage
 from cluster.identity import check_against_run
 from cluster.leaving import Leaving
@@ -114,9 +112,7 @@ def _opened(loaded: LoadedRecipe, line: ProgressLine, patience_seconds: float) -
     with ExitStack() as stack:
         lock = _claim(store, stack, time.monotonic() + patience_seconds)
         check_against_run(store, loaded)
-        engines = EngineBook(store, loaded.recipe.run.name, line)
-        books = EnergyBook(store, loaded.recipe.run.name), engines
-        yield OpenRun(loaded, store, _clean(tasks, loaded, line), prompts, line, *books, lock.confirm)
+        yield OpenRun.begin(loaded, _clean(tasks, loaded, line), prompts, line, lock.confirm)
 
 
 def _claim(store: Store, stack: ExitStack, deadline: float) -> DriverLock:

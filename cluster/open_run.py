@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,6 +59,20 @@ class OpenRun:
     trains: bool = False
     tokens: TokenTasks = field(default_factory=TokenTasks)
     leaving: Leaving = field(default_factory=Leaving)
+
+    @classmethod
+    def begin(
+        cls,
+        loaded: LoadedRecipe,
+        tasks: Sequence[Task],
+        prompts: PromptSet,
+        line: ProgressLine,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> "OpenRun":
+        """A run in the recipe's folder, with books of its own."""
+        store, name = Store(loaded.recipe.run.output), loaded.recipe.run.name
+        energy, engines = EnergyBook(store, name), EngineBook(store, name, line)
+        return cls(loaded, store, tuple(tasks), prompts, line, energy, engines, confirm)
 
     @property
     def recipe(self) -> Recipe:

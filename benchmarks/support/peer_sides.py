@@ -90,28 +90,16 @@ def psi(folder: Path) -> dict[str, Any]:
 
 def _arm(folder: Path) -> tuple[Any, Any]:
     """The run of a recipe in an output folder of its own, and its only arm."""
-    from cluster.energy_book import EnergyBook
-    from cluster.engine_book import EngineBook
     from cluster.generate import arm_run
     from cluster.open_run import OpenRun
     from cluster.progress import ProgressLine
     from cluster.recipe import load_recipe, load_tasks
     from generation.arms import arm_spec
     from generation.prompts.prompt_set import load_prompt_set
-    from generation.storage import Store
 
     loaded = load_recipe(folder, [f"run.output={tempfile.mkdtemp(dir=folder)}"])
-    store, prompts = Store(loaded.recipe.run.output), load_prompt_set(loaded.recipe.prompts, loaded.folder)
-    line = ProgressLine(io.StringIO(), time.monotonic)
-    run = OpenRun(
-        loaded,
-        store,
-        tuple(load_tasks(loaded)),
-        prompts,
-        line,
-        EnergyBook(store, "test"),
-        EngineBook(store, "test", line),
-    )
+    prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
+    run = OpenRun.begin(loaded, load_tasks(loaded), prompts, ProgressLine(io.StringIO(), time.monotonic))
     return run, arm_run(run, arm_spec("direct"), [])
 
 

@@ -2,7 +2,6 @@
 DeepSpeed, moto's server.
 """
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,35 +14,21 @@ from generation.instances.plan_log import read_records
 from generation.manifest import replay
 from generation.storage import Store
 from generation.visible import ShardReader
-from recipes.miniature.world import TASKS
 from tests.bucket.proxy import Proxy, every
 from tests.end_to_end.live_run import PSI, ROOT, LiveRun
+from tests.end_to_end.one_task import OVERRIDES, write_principles
 from training.checkpoint import MARKER
 from training.job import LINEAGE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROWS, STEPS = 60, 30
-TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
-OVERRIDES = [
-    TASK,
-    'generation.arms=["psi"]',
+MORE_OVERRIDES = (
     f"generation.accepted_rows={ROWS}",
-    "generation.flows_per_unit=8",
-    # One request at a time, so that there is time to kill something.
-    "pools.small.engine.max_num_seqs=1",
     f"training.max_steps={STEPS}",
-    "training.checkpoint_every_steps=10",
     "training.ranks=1",
     "evaluation.max_items=10",
-]
-
-
-def write_principles(path: Path) -> Path:
-    rule = {"task": "kilo", "level": "task", "kind": "solve", "text": "; ".join(TASKS["kilo"])}
-    lengths = {"task": "kilo", "level": "instance", "kind": "generate", "text": "len 4-6"}
-    path.write_text(f"{json.dumps(rule)}\n{json.dumps(lengths)}\n")
-    return path
+)
 
 
 def segments(run: Store) -> list[str]:
@@ -66,7 +51,10 @@ def test_the_miniature_in_a_bucket_is_killed_twice_and_ends_with_exactly_the_pla
     run, scratch = Store(uri), tmp_path / "scratch"
     principles = write_principles(tmp_path / "principles.jsonl")
     places = [f"principles.from={principles}", f"run.output={uri}", f"run.scratch={scratch}"]
-    live = LiveRun([PSI, "run", str(ROOT / "recipes/miniature/recipe.toml"), *OVERRIDES, *places], tmp_path / "run")
+    live = LiveRun(
+        [PSI, "run", str(ROOT / "recipes/miniature/recipe.toml"), *OVERRIDES, *MORE_OVERRIDES, *places],
+        tmp_path / "run",
+    )
     proxy.draw = every(0.03, seed=7)
 
     driver = live.start()

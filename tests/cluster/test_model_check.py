@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from cluster.energy_book import EnergyBook
-from cluster.engine_book import EngineBook
 from cluster.model_check import publish_checked
 from cluster.open_run import OpenRun
 from cluster.private_sends import SendBook
@@ -36,17 +34,8 @@ def cluster():
 @pytest.fixture
 def run(tmp_path):
     loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
-    store, line = Store(loaded.recipe.run.output), ProgressLine(io.StringIO(), lambda: 0.0)
     prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
-    return OpenRun(
-        loaded,
-        store,
-        tuple(load_tasks(loaded)),
-        prompts,
-        line,
-        EnergyBook(store, "test"),
-        EngineBook(store, "test", line),
-    )
+    return OpenRun.begin(loaded, load_tasks(loaded), prompts, ProgressLine(io.StringIO(), lambda: 0.0))
 
 
 def exported(folder: Path) -> Path:

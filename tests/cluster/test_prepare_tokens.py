@@ -11,8 +11,6 @@ import pytest
 import ray
 
 from cluster import prepare_tokens as prepare_tokens_module
-from cluster.energy_book import EnergyBook
-from cluster.engine_book import EngineBook
 from cluster.generate import generate_stage
 from cluster.open_run import OpenRun
 from cluster.prepare_tokens import TokenTasks, prepare_tokens, token_energy
@@ -26,7 +24,6 @@ from generation.arms import arm_spec
 from generation.dataset import DATASET_FOLDER, read_sealed
 from generation.errors import NotSealedError, TrainingError
 from generation.prompts.prompt_set import load_prompt_set
-from generation.storage import Store
 from tests.local_ray import local_ray
 from tests.training.build_job import ROOT, conversations, make_job, write_dataset, write_model, write_rows
 from training.chat import load_encoder
@@ -120,23 +117,14 @@ def test_files_that_came_to_lie_on_another_node_are_made_again_on_the_drivers(tm
 @pytest.mark.parametrize("trains", [True, False])
 def test_generation_has_each_file_of_its_dataset_tokenised_where_a_model_is_trained_on_it(tmp_path, trains):
     loaded = load_recipe(ROOT / "recipes/miniature/recipe.toml", [f"run.output={tmp_path}/run"])
-    store, recipe = Store(loaded.recipe.run.output), loaded.recipe
-    line, prompts = ProgressLine(io.StringIO(), time.monotonic), load_prompt_set(recipe.prompts, loaded.folder)
-    run = OpenRun(
-        loaded,
-        store,
-        tuple(load_tasks(loaded)),
-        prompts,
-        line,
-        EnergyBook(store, "test"),
-        EngineBook(store, "test", line),
-        trains=trains,
-    )
-    pools = StagePools(recipe, run.energy, run.engines, SendBook(store, recipe))
+    prompts = load_prompt_set(loaded.recipe.prompts, loaded.folder)
+    begun = OpenRun.begin(loaded, load_tasks(loaded), prompts, ProgressLine(io.StringIO(), time.monotonic))
+    run = replace(begun, trains=trains)
+    pools = StagePools(run.recipe, run.energy, run.engines, SendBook(run.store, run.recipe))
     generate_stage(run, arm_spec("seeds"), [], pools)
     run.tokens.wait()
     sealed, encoder = read_sealed(run.arm("seeds").child(DATASET_FOLDER).uri), load_encoder(trainable_model(run))
     sources = [Source(uri, content) for uri, content in zip(sealed.files, sealed.hashes, strict=True)]
     assert len(sources) == len(run.tasks)
     folder = Path(token_folder(run))
-    assert {is_prepared(source, folder, encoder, recipe.training) for source in sources} == {trains}
+    assert {is_prepared(source, folder, encoder, run.recipe.training) for source in sources} == {trains}

@@ -21,8 +21,9 @@ from generation.instances.plan_log import read_records
 from generation.manifest import replay
 from generation.storage import Store
 from generation.visible import ShardReader
-from recipes.miniature.world import TASKS, oracle
+from recipes.miniature.world import oracle
 from tests.end_to_end.live_run import ROOT, LiveRun, live_run
+from tests.end_to_end.one_task import OVERRIDES, write_principles
 from training.checkpoint import complete_checkpoints
 from training.job import TrainingJob
 from training.metrics import read_metrics
@@ -31,18 +32,11 @@ pytestmark = pytest.mark.timeout(1800)
 
 # Two replicas with two requests at a time each had written 126 rows by the time the first kill came, on a fast machine.
 ROWS, STEPS = 400, 60
-TASK = 'tasks=[{name="kilo", description="task kilo", seeds="seeds/kilo.jsonl", evaluation="evaluation/kilo.jsonl", answer={kind="exact"}}]'
-OVERRIDES = [
-    TASK,
-    'generation.arms=["psi"]',
+MORE_OVERRIDES = (
     f"generation.accepted_rows={ROWS}",
-    "generation.flows_per_unit=8",
-    # One request at a time, so that there is time to kill something.
-    "pools.small.engine.max_num_seqs=1",
     f"training.max_steps={STEPS}",
-    "training.checkpoint_every_steps=10",
     "evaluation.max_items=20",
-]
+)
 
 
 @dataclass
@@ -63,11 +57,8 @@ class Chapter:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRun]:
     folder = tmp_path_factory.mktemp("story")
-    rule = {"task": "kilo", "level": "task", "kind": "solve", "text": "; ".join(TASKS["kilo"])}
-    lengths = {"task": "kilo", "level": "instance", "kind": "generate", "text": "len 4-6"}
-    principles = folder / "principles.jsonl"
-    principles.write_text(f"{json.dumps(rule)}\n{json.dumps(lengths)}\n")
-    overrides = [*OVERRIDES, f"principles.from={principles}"]
+    principles = write_principles(folder / "principles.jsonl")
+    overrides = [*OVERRIDES, *MORE_OVERRIDES, f"principles.from={principles}"]
     with live_run(ROOT / "recipes/miniature/recipe.toml", overrides, folder / "run") as live:
         yield live
 

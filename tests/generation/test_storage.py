@@ -273,7 +273,7 @@ def bucket(monkeypatch) -> Iterator[tuple[Bucket, str]]:
 
 
 def test_an_object_store_that_throttles_or_fails_is_asked_again(bucket):
-    """The AWS SDK repeats some of them by itself: two of each three, or all, by what was asked of it before."""
+    """How many of them the AWS SDK repeats by itself, it does not promise."""
     server, uri = bucket
     server.statuses.extend([429, 502, 504] * 3)
     time = Time()
