@@ -30,7 +30,7 @@ import psutil
 from benchmarks.support.scripted_run import LEASE_SECONDS, ScriptedRun, plan
 from cluster.coordinator import Coordinator
 from cluster.coordinator_link import coordinator_actor
-from cluster.protocol import Beat
+from cluster.protocol import Beat, Tick
 from generation.storage import Store
 
 _EARLY, _LATE = 0.01, 0.75
@@ -105,7 +105,7 @@ def restart(folder: str) -> None:
     async def answers() -> Coordinator:
         desk = Coordinator(folder, LEASE_SECONDS)
         await desk.lease("r", Beat())
-        await desk.committed_prefix({"t": (0, "")})
+        await desk.tick(Tick({"t": (0, "")}))
         return desk
 
     before, began = resident_bytes(), time.perf_counter()

@@ -30,7 +30,7 @@ from cluster.coordinator_link import coordinator_actor
 from cluster.crew import Crew
 from cluster.generation_loop import TICK_SECONDS
 from cluster.pools import Pool
-from cluster.protocol import GenerateJob
+from cluster.protocol import GenerateJob, Tick
 from generation.config import AnswerConfig, GenerationConfig, TaskConfig
 from generation.engines.config import PoolConfig, ScriptedEngine
 from generation.instances.flow import InstanceContext
@@ -154,7 +154,7 @@ def _filled(replicas: int) -> dict[str, float]:
                 pool.tend(link.handle)
                 time.sleep(TICK_SECONDS)
             moments["filled"] = time.perf_counter()
-            link.call("enough", 0)
+            link.call("tick", Tick(enough=0))
             while ray.available_resources().get("GPU", 0.0) < replicas:
                 pool.tend(link.handle)
                 time.sleep(TICK_SECONDS)

@@ -1,7 +1,7 @@
 """What each cell and the units of a task brought lately: counted where rows are folded, read by the planner."""
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.waves import CellStanding
@@ -21,19 +21,24 @@ class CellYield:
     def __init__(self, cells: Iterable[str], window: int) -> None:
         self._window = window
         self._of = {cell: _Last() for cell in cells}
+        self._standings = dict.fromkeys(self._of, CellStanding())
+        self._changed: set[str] = set()
 
     def add(self, row: Row, verdict: Verdict) -> None:
         """One more flow was folded; one of a cell that is not of the plan any more is passed over."""
         if (last := self._of.get(row.cell)) is not None:
+            self._changed.add(row.cell)
             outcome = _outcome(row, verdict)
             last.outcomes.append(outcome)
             last.counts[outcome] += 1
             if len(last.outcomes) > self._window:
                 last.counts[last.outcomes.popleft()] -= 1
 
-    def standings(self) -> dict[str, CellStanding]:
-        """How each cell stands."""
-        return {cell: _standing(last) for cell, last in self._of.items()}
+    def standings(self) -> Mapping[str, CellStanding]:
+        """How each cell stands: a view that the next call brings up to date, with the cells of the rows added since."""
+        self._standings.update((cell, _standing(self._of[cell])) for cell in self._changed)
+        self._changed.clear()
+        return self._standings
 
 
 @dataclass(slots=True)

@@ -8,11 +8,14 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from cluster.desk import Desk
 from cluster.energy import ProcessMeter, Reading
-from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer, PrefixAnswer, Progress
+from cluster.ledger import MAX_UNITS_PER_LEASE
+from cluster.protocol import Beat, BeatAnswer, CommitAnswer, Lease, LeaseAnswer, Progress, Tick, TickAnswer
+from cluster.seen_keys import SeenKeys
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import PlanRecord
 from generation.instances.plan_log import log_records
@@ -21,9 +24,6 @@ from generation.spent import Spent
 from generation.storage import Store
 
 _WAIT_SECONDS = 0.25
-_SEEN_PER_LEASE = 20_000
-_SEEN_KEPT = 100_000
-_PREFIX_UNITS = 256
 _GC_OBJECTS = 50_000
 """Calls in flight are many objects and few cycles: looking for these every 700 objects takes a third of the time."""
 
@@ -49,9 +49,8 @@ class Coordinator:
         self._clock = clock
         gc.set_threshold(_GC_OBJECTS)
         self._meter = ProcessMeter()
-        self._seen: list[str] = []
-        self._num_dropped = 0
-        self._told: dict[str, int] = {}
+        self._seen = SeenKeys()
+        self._stirred = asyncio.Event()
         self._spent: dict[str, Spent] = {}
         self._draining = False
         self._enough: int | None = None
@@ -77,8 +76,10 @@ class Coordinator:
         await self._log_buried(desk)
         if grant is None:
             return self._nothing_for(desk, replica_id, beat)
+        if desk.ledger.num_free < MAX_UNITS_PER_LEASE * desk.ledger.num_replicas:
+            self._stirred.set()  # there should be more before a replica asks in vain
         lease_id = f"{desk.incarnation}-{grant.number}"
-        return LeaseAnswer(Lease(lease_id, grant.units, self._lease_seconds, self._news_for(replica_id), grant.care))
+        return LeaseAnswer(Lease(lease_id, grant.units, self._lease_seconds, self._seen.tell(replica_id), grant.care))
 
     async def beat(self, replica_id: str, beat: Beat) -> BeatAnswer:
         """A replica lives. Once it drains, one that holds nothing unsettled may leave."""
@@ -140,18 +141,8 @@ class Coordinator:
         """A replica is dead; its units are free again, with blame at the cost of one attempt each."""
         desk = await self._open()
         desk.ledger.forget(replica_id, reason, blame)
-        self._told.pop(replica_id, None)
+        self._seen.forget(replica_id)
         await self._log_buried(desk)
-
-    async def publish_seen(self, keys: list[str]) -> None:
-        """Keys of inputs that curation kept, for replicas to look at before they spend votes. Advisory: lost with the actor.
-
-        A replica that joins late hears only of the last ones.
-        """
-        self._seen.extend(keys)
-        if len(self._seen) > 2 * _SEEN_KEPT:
-            self._num_dropped += len(self._seen) - _SEEN_KEPT
-            del self._seen[:-_SEEN_KEPT]
 
     async def give_up(self, unit: str, reason: str) -> None:
         """Give a unit up for good, unless it is settled."""
@@ -166,10 +157,6 @@ class Coordinator:
     async def drain(self) -> None:
         """Hand out no more leases; replicas that ask are told to leave. Commits are still taken."""
         self._draining = True
-
-    async def enough(self, replicas: int) -> None:
-        """From now on so many replicas have as much to do as all would: the others may leave, once they ask with empty hands."""
-        self._enough = replicas
 
     async def progress(self) -> Progress:
         """Counters over all incarnations; what is counted is durable."""
@@ -189,13 +176,17 @@ class Coordinator:
             spent=dict(self._spent),
         )
 
-    async def committed_prefix(self, seen: Mapping[str, tuple[int, str]]) -> PrefixAnswer:
-        """What is visible in plan order beyond what the asker saw: by task, how many units, and their digest."""
-        desk = await self._open()
-        prefix = desk.prefix
-        stale = frozenset(task for task, (count, digest) in seen.items() if not prefix.agrees(task, count, digest))
-        settled = {t: prefix.after(t, count, _PREFIX_UNITS) for t, (count, _) in seen.items() if t not in stale}
-        return PrefixAnswer(settled, stale, prefix.planned, len(desk.records), prefix.num_settled)
+    async def tick(self, tick: Tick) -> TickAnswer:
+        """All that the driver says and hears, in one call: what is visible in plan order beyond what it saw, and the counters."""
+        self._seen.add(tick.keys)
+        self._enough = self._enough if tick.enough is None else tick.enough
+        prefix = (await self._open()).beyond(tick.seen)
+        if tick.wait_seconds and not prefix.has_news:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stirred.wait(), tick.wait_seconds)
+            prefix = (await self._open()).beyond(tick.seen)
+        self._stirred.clear()
+        return TickAnswer(prefix, await self.progress())
 
     async def _open(self) -> Desk:
         """The desk; after a failed write, a new one from what is on storage. Who waits meanwhile shares one attempt."""
@@ -233,6 +224,7 @@ class Coordinator:
     async def _log(self, desk: Desk, entries: Sequence[Entry]) -> None:
         try:
             await desk.log(entries)
+            self._stirred.set()
         except RunLockedError as error:
             self._fenced, self._desk = error, None
             raise
@@ -240,11 +232,3 @@ class Coordinator:
             if self._desk is desk:
                 self._desk = None
             raise
-
-    def _news_for(self, replica_id: str) -> tuple[str, ...]:
-        if not self._seen:
-            return ()
-        start = max(0, self._told.get(replica_id, 0) - self._num_dropped)
-        news = tuple(self._seen[start : start + _SEEN_PER_LEASE])
-        self._told[replica_id] = self._num_dropped + start + len(news)
-        return news

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cluster.group_commit import GroupCommit
 from cluster.ledger import Ledger
+from cluster.protocol import PrefixAnswer
 from generation.errors import StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.instances.plan_log import read_records
@@ -21,6 +22,7 @@ MAX_ATTEMPTS = 16
 """Room for four flows of one unit that kill engines, which take twelve (`cluster.suspects`), and for some bad luck."""
 
 COMMIT_SECONDS = 0.05
+_PAGE_UNITS = 256
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,16 @@ class Desk:
                 self.records.append(self._shared(record))
                 self.prefix.add(record)
                 self.ledger.add_record(record.bundle.bundle_id, record.num_units)
+
+    def beyond(self, seen: Mapping[str, tuple[int, str]]) -> PrefixAnswer:
+        """What is visible in plan order beyond what was seen of each task: how many units, and their digest."""
+        prefix = self.prefix
+        stale = frozenset(task for task, (count, digest) in seen.items() if not prefix.agrees(task, count, digest))
+        settled = {
+            task: prefix.after(task, count, _PAGE_UNITS) for task, (count, _) in seen.items() if task not in stale
+        }
+        more = bool(stale) or any(len(units) == _PAGE_UNITS for units in settled.values())
+        return PrefixAnswer(settled, stale, prefix.planned, len(self.records), prefix.num_settled, more)
 
     def log(self, entries: Sequence[Entry]) -> asyncio.Future[None]:
         """Is done once these entries, and all before them, are durable and in `state`.

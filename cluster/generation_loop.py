@@ -13,13 +13,15 @@ from cluster.engine_count import EngineCount
 from cluster.generation_book import GenerationBook
 from cluster.pacing import Allowance, Standing, fitting, flows_of, replicas_needed, units_wanted
 from cluster.progress import Counters
-from cluster.protocol import GenerateJob, PrefixAnswer, Progress
+from cluster.protocol import GenerateJob, Tick, TickAnswer
 from cluster.task_fold import TaskFold
 from cluster.waves import WaveOrder, chance, ramped, wave, weights_by_need
 from generation.errors import GaveUpError, StorageError, YieldError
 from generation.instances.plan import PlanRecord
 
 TICK_SECONDS = 0.2
+HEAR_SECONDS = 0.3
+"""With nothing to fold, the coordinator answers once there may be something to plan, or after so long: replicas may have died."""
 FOLD_SECONDS = 1.0
 """At most so long the driver folds before it looks after replicas and plan again."""
 DRAIN_SECONDS = 30.0
@@ -66,6 +68,8 @@ class GenerationLoop:
         self._fold = fold
         self._link = link
         self._book = GenerationBook(run, fold, show)
+        self._keys: list[str] = []
+        self._needed: int | None = None
 
     def work(self, pool: Callable[[], GenerationPool]) -> None:
         """Generate until every task has its rows; the pool is asked for once it is known to be needed.
@@ -91,7 +95,7 @@ class GenerationLoop:
         context, drain_seconds = self._run.context, self._run.recipe.cluster.drain_seconds
         job = GenerateJob(self._run.store.uri, context.run_id, context, drain_seconds=drain_seconds)
         try:
-            self._plan(self._follow(), self._link.call("progress"))
+            self._plan(self._follow())
             pool.start_generation(job, self._link.handle)
             self._generate(pool)
         finally:
@@ -104,17 +108,17 @@ class GenerationLoop:
 
     def _generate(self, pool: GenerationPool) -> None:
         while not self._fold.complete and not self._run.leaving.asked():
+            began = time.monotonic()
             pool.tend(self._link.handle)
-            answer, progress = self._follow(), self._link.call("progress")
-            needed = self._plan(answer, progress)
-            self._link.call("enough", needed)
+            answer = self._follow(HEAR_SECONDS)
+            needed = self._needed = self._plan(answer)
             pool.recall(needed)
-            self._book.book(progress, pool.count())
+            self._book.book(answer.progress, pool.count())
             if self._book.limit_reached():
                 self._drain(pool)
             self._refuse_to_go_on()
-            if not any(answer.settled.values()):
-                time.sleep(TICK_SECONDS)
+            if not (answer.prefix.more or self._fold.complete):
+                time.sleep(max(0.0, began + TICK_SECONDS - time.monotonic()))
         if not self._fold.complete:
             self._drain(pool)
 
@@ -126,16 +130,16 @@ class GenerationLoop:
         if not self._fold.complete:
             self._book.refuse_beyond_limits()
 
-    def _follow(self) -> PrefixAnswer:
+    def _follow(self, wait_seconds: float = 0.0) -> TickAnswer:
         """Fold some of what has become visible since."""
-        answer: PrefixAnswer = self._link.call("committed_prefix", self._fold.seen())
-        keys = self._fold.absorb(answer, FOLD_SECONDS)
-        if keys:
-            self._link.call("publish_seen", keys)
+        tick = Tick(self._fold.seen(), self._keys, self._needed, wait_seconds)
+        answer: TickAnswer = self._link.call("tick", tick)
+        self._keys = self._fold.absorb(answer.prefix, FOLD_SECONDS)
         return answer
 
-    def _plan(self, answer: PrefixAnswer, progress: Progress) -> int:
+    def _plan(self, heard: TickAnswer) -> int:
         """Plan what is missing; returns how many replicas have something to do from now on."""
+        answer, progress = heard.prefix, heard.progress
         flows, replicas = self._run.recipe.generation.flows_per_unit, self._run.pool.replicas
         standings = {
             name: task.standing(answer.num_settled.get(name, 0), progress.instances.get(name, 0))
@@ -180,9 +184,8 @@ class GenerationLoop:
 
     def _settle(self) -> None:
         """Fold all that is visible, and book where that leads."""
-        answer = self._follow()
-        while answer.stale or any(answer.settled.values()):
-            answer = self._follow()
+        while self._follow().prefix.has_news:
+            pass
         self._book_now()
 
     def _book_now(self) -> None:

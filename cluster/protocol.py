@@ -3,6 +3,7 @@
 What goes with each lease and each commit is a tuple, which is made several times faster than a frozen dataclass.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -155,6 +156,7 @@ class PrefixAnswer:
         planned: Units in the plan, by task.
         next_record: Index of the next plan record.
         num_settled: Units whose fate is final, by task, wherever in plan order: what the fold has yet to see is among them.
+        more: Whether `settled` leaves some out.
     """
 
     settled: dict[str, tuple[SettledUnit, ...]]
@@ -162,3 +164,35 @@ class PrefixAnswer:
     planned: dict[str, int]
     next_record: int
     num_settled: dict[str, int] = field(default_factory=dict[str, int])
+    more: bool = False
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to fold."""
+        return bool(self.stale) or any(self.settled.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What the driver says each time that it asks.
+
+    Attributes:
+        seen: By task, how many units it has folded, and their digest.
+        keys: Inputs that curation has kept since it last asked (`generation.instances.flow.seen_key`), for replicas to look at before they
+            spend votes. Advisory.
+        enough: So many replicas have as much to do as all would: the others may leave, once they ask with empty hands. None: as it was.
+        wait_seconds: With nothing to fold, it would rather hear later than hear nothing new: at most so much later.
+    """
+
+    seen: Mapping[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
+    keys: Sequence[str] = ()
+    enough: int | None = None
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TickAnswer:
+    """What it hears."""
+
+    prefix: PrefixAnswer
+    progress: Progress

@@ -95,6 +95,7 @@ class TaskFold:
         self.first_answers = TruthCount(work.task.config.answer, self._oracle)
         self._cells = CellYield((c for cells in self.cells_of.values() for c in cells), self._generation.novelty_flows)
         self._folded: Counter[str] = Counter()
+        self._standing: tuple[int, int, Standing] | None = None
         self._recent = RecentUnits(self._generation.patience_units * self._generation.flows_per_unit)
         self._kept: list[tuple[UnitPlace, int]] = []
 
@@ -124,6 +125,7 @@ class TaskFold:
         self._records[record.index] = record
         self._planned.update(flows_of([record], self.group))
         self._planned_units += record.num_units
+        self._standing = None
 
     def absorb(self, settled: Sequence[SettledUnit], reader: ShardReader) -> list[str]:
         """Fold the units that come next in plan order; returns the keys of the inputs newly kept (`seen_key`).
@@ -144,6 +146,11 @@ class TaskFold:
             settled: Units of the task whose fate is final, folded or not.
             instances: Rows of status `instance` in them.
         """
+        if self._standing is None or self._standing[:2] != (settled, instances):
+            self._standing = settled, instances, self._stand(settled, instances)
+        return self._standing[2]
+
+    def _stand(self, settled: int, instances: int) -> Standing:
         outstanding = self._planned.total() - self._folded.total()
         unsettled = (self._planned_units - settled) * self._generation.flows_per_unit
         waiting = min(max(0, instances - self.instances), max(0, outstanding - unsettled))
@@ -158,7 +165,7 @@ class TaskFold:
         missing, beyond = self.fold.missing(group), self.fold.beyond(group)
         return Need(missing, beyond, outstanding, min(outstanding, possible), share)
 
-    def cells(self) -> dict[str, CellStanding]:
+    def cells(self) -> Mapping[str, CellStanding]:
         """How each cell stands, for the planner."""
         return self._cells.standings()
 
@@ -188,6 +195,7 @@ class TaskFold:
             yield unit[index]
 
     def _absorb(self, settled: SettledUnit, reader: ShardReader) -> list[str]:
+        self._standing = None
         written = reader.rows(settled.place) if settled.place else []
         rows = [self._principles.guard(row) for row in written]
         flows = self._flows(settled.unit)

@@ -78,7 +78,7 @@ def psi(folder: Path) -> dict[str, Any]:
             def show(counters: Counters) -> None:
                 ended = counters.target is not None and counters.done >= counters.target
                 if not (ended and marks and marks[-1].ended):
-                    tokens = sum(spent.output_tokens for spent in link.call("progress").spent.values())
+                    tokens = counters.spent.output_tokens if counters.spent else 0
                     marks.append(Mark(time.perf_counter() - began, tokens, ended))
 
             GenerationLoop(arm, ArmFold(arm), link, show).work(lambda: pool)

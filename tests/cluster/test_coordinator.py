@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cluster.coordinator import Coordinator
-from cluster.protocol import Beat, BeatAnswer, Care
+from cluster.protocol import Beat, BeatAnswer, Care, Tick
 from generation.errors import RunLockedError, StorageError
 from generation.instances.plan import Bundle, Cell, PlanRecord
 from generation.manifest import replay, take_over
@@ -77,14 +77,14 @@ def test_who_has_nothing_in_hand_may_leave_once_there_are_enough_others(tmp_path
         units = [(await desk.lease(replica, Beat())).lease.units for replica in "ab"]
         assert [len(held) for held in units] == [1, 1]
         assert not (await desk.lease("c", Beat())).leave
-        await desk.enough(2)
+        await desk.tick(Tick(enough=2))
         assert not (await desk.lease("a", Beat(held=units[0]))).leave
         assert (await desk.lease("c", Beat())).leave
         assert (await desk.beat("c", Beat())).leave
         assert (await desk.progress()).replicas == 2
         await desk.forget("a", "killed", blame=False)
         assert (await desk.lease("b", Beat(held=units[1]))).lease.units == units[0]
-        await desk.enough(3)
+        await desk.tick(Tick(enough=3))
         assert not (await desk.lease("c", Beat())).leave
         assert not (await desk.beat("c", Beat())).leave
 
@@ -115,7 +115,7 @@ def test_after_a_failed_write_it_starts_over_from_storage(tmp_path):
         with pytest.raises(StorageError):
             await desk.commit("r", "", shard("f", unit))
         (tmp_path / "manifest" / "000001-000002.jsonl").rmdir()
-        assert (await desk.committed_prefix({"a": (0, "")})).settled == {"a": ()}
+        assert (await desk.tick(Tick({"a": (0, "")}))).prefix.settled == {"a": ()}
         assert (await desk.commit("r", "", shard("f", unit))).committed == (unit,)
         assert set(replay(Store(str(tmp_path))).state.places) == {unit}
 
@@ -140,10 +140,10 @@ def test_the_prefix_follows_plan_order_by_task_and_tells_who_saw_something_else(
         desk = coordinator(tmp_path)
         await desk.add_records([record(0, "a", 2), record(1, "b", 1), record(2, "a", 1)])
         await desk.commit("r", "", shard("late", "000000-000001", "000001-000000"))
-        answer = await desk.committed_prefix({"a": (0, ""), "b": (0, "")})
+        answer = (await desk.tick(Tick({"a": (0, ""), "b": (0, "")}))).prefix
         assert [len(answer.settled[task]) for task in "ab"] == [0, 1]
         await desk.give_up("000000-000000", "poison")
-        answer = await desk.committed_prefix({"a": (0, ""), "b": (1, "not what is visible")})
+        answer = (await desk.tick(Tick({"a": (0, ""), "b": (1, "not what is visible")}))).prefix
         assert [(unit.unit, unit.place is None) for unit in answer.settled["a"]] == [
             ("000000-000000", True),
             ("000000-000001", False),
@@ -160,7 +160,7 @@ def test_deadlines_deaths_and_draining(tmp_path):
         desk = coordinator(tmp_path, lambda: now[0])
         assert (await desk.lease("r", Beat())).wait_seconds > 0
         await desk.add_records([record(0, units=1)])
-        await desk.publish_seen(["k1", "k2"])
+        await desk.tick(Tick(keys=["k1", "k2"]))
         first = (await desk.lease("r", Beat())).lease
         assert first.seen == ("k1", "k2")
         await desk.forget("r", "killed", blame=True)
@@ -256,15 +256,15 @@ def test_snapshots_are_written_while_commits_go_on_and_a_failed_one_loses_nothin
 
 
 def test_only_the_last_keys_of_kept_inputs_are_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr("cluster.coordinator._SEEN_KEPT", 3)
+    monkeypatch.setattr("cluster.seen_keys._KEPT", 3)
 
     async def scene():
         desk = coordinator(tmp_path)
         await desk.add_records([record(0, units=40)])
-        await desk.publish_seen(["a", "b"])
+        await desk.tick(Tick(keys=["a", "b"]))
         assert (await desk.lease("r", Beat())).lease.seen == ("a", "b")
         for key in "cdefghi":
-            await desk.publish_seen([key])
+            await desk.tick(Tick(keys=[key]))
         assert (await desk.lease("r", Beat())).lease.seen == tuple("efghi")
         assert (await desk.lease("r", Beat())).lease.seen == ()
         assert (await desk.lease("s", Beat())).lease.seen == tuple("efghi")

@@ -11,6 +11,7 @@ from cluster.coordinator_link import coordinator_actor
 from cluster.energy_book import EnergyBook, read_windows
 from cluster.leaving import Leaving
 from cluster.pools import Pool
+from cluster.protocol import Tick
 from generation.engines.base import Request, Sampling
 from generation.engines.config import PoolConfig, VllmEngine
 from generation.errors import EngineError, GaveUpError, PreemptedError
@@ -146,7 +147,7 @@ def test_replicas_that_are_not_needed_free_their_gpus_before_the_end_and_the_dea
         pool.start_generation(add_job(store), link.handle)
         while link.call("progress").leased < 1:
             pool.tend(link.handle)
-        link.call("enough", 2)
+        link.call("tick", Tick(enough=2))
         while ray.available_resources().get("GPU", 0.0) < 1.0:
             pool.tend(link.handle)
             pool.recall(2)
