@@ -117,10 +117,14 @@ def units_wanted(standing: Standing, flows_per_unit: int, replicas: int, leased:
     No more units are open than were settled already, or than `units_ahead` beyond those in the hands of replicas. A replica holds far
     more than it has requests in flight for: flows of a mean of 126 tokens and a longest of 800 keep a unit of 64 open for six times as
     long as most of them take, so an engine of 256 sequences holds about 25 such units.
+
+    Where that is less than is called for, the plan goes on only once half of `units_ahead` fits: not with each unit that a replica takes.
     """
-    wanted = sum(need.wanted for need in standing.needs.values())
+    wanted = math.ceil(sum(need.wanted for need in standing.needs.values()) / flows_per_unit)
     ahead = max(units_ahead(replicas) + leased, standing.settled) - (standing.planned - standing.settled)
-    return max(0, min(math.ceil(wanted / flows_per_unit), ahead))
+    if wanted <= ahead:
+        return wanted
+    return ahead if ahead >= units_ahead(replicas) // 2 else 0
 
 
 def replicas_needed(standings: Sequence[Standing], flows_per_unit: int) -> int:
