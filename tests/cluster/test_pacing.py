@@ -1,3 +1,4 @@
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
@@ -162,6 +163,17 @@ def test_no_replica_waits_while_much_is_missing_even_if_the_fold_lags(seed, repl
     idle = simulate([world], replicas, fold_units=max(1, replicas // 8))
     assert idle
     assert not any(idle)
+
+
+@given(st.integers(1, 50), st.integers(0, 500), st.integers(0, 300), st.integers(0, 300), st.integers(1, 10_000))
+def test_the_plan_goes_on_by_many_units_at_once_and_leaves_a_lease_to_be_had_for_each_replica(
+    replicas, settled, leased, free, missing
+):
+    need = Need(missing, 0, 0, 0, 0.5)
+    units = units_wanted(Standing({"": need}, settled + leased + free, settled), 8, replicas, leased)
+    all_wanted = math.ceil(need.wanted / 8)
+    assert units in (0, all_wanted) or units >= MAX_UNITS_PER_LEASE * replicas
+    assert units == all_wanted or free + units > MAX_UNITS_PER_LEASE * replicas
 
 
 def test_committed_units_count_with_their_instances_alone():
