@@ -21,7 +21,7 @@ from generation.instances.plan import PlanRecord
 
 TICK_SECONDS = 0.2
 """Ticks begin at least so far apart, unless there is more to fold than came with one."""
-HEAR_SECONDS = 0.3
+HEAR_SECONDS = 0.5
 """With nothing to fold, the coordinator answers once there may be something to plan, or after so long: replicas may have died."""
 FOLD_SECONDS = 1.0
 """At most so long the driver folds before it looks after replicas and plan again."""
