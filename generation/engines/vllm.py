@@ -1,4 +1,4 @@
-"""The vLLM engine: the sync `LLMEngine`, the same code on GPU and CPU. The only file that imports vllm.
+"""The vLLM engine: the sync `LLMEngine`, the same code on GPU and CPU. Only this file and `vllm_scheduler` import vllm.
 
 Token ids go in and come out: the shared prefix is encoded once and finished ids are decoded in bulk.
 """
@@ -24,7 +24,7 @@ from generation.engines.config import VllmEngine
 from generation.engines.presets import EngineSettings, settings_here
 from generation.engines.prompts import PromptEncoder
 from generation.engines.tally import Tally
-from generation.engines.vllm_arguments import engine_arguments, set_environment
+from generation.engines.vllm_arguments import LEAN_SCHEDULER, LEAN_VERSION, engine_arguments, set_environment
 from generation.engines.vllm_core import Ended, EngineCore
 from generation.engines.vllm_errors import death, error_log, load_failure
 from generation.errors import EngineDeadError, EngineError, RequestError
@@ -210,6 +210,7 @@ def _stop_ids(tokenizer: Any, generation: Any) -> frozenset[int]:
 def _start_engine(config: VllmEngine, settings: EngineSettings, *, canary: bool) -> Any:
     set_environment(config)
     import torch
+    from vllm import __version__ as vllm_version
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
@@ -220,5 +221,6 @@ def _start_engine(config: VllmEngine, settings: EngineSettings, *, canary: bool)
         torch.set_num_threads(config.threads)
     multiprocess = not on_cpu if config.multiprocess is None else config.multiprocess
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocess else "0"
-    arguments = EngineArgs(**engine_arguments(config, settings, on_cpu=on_cpu, canary=canary))
+    scheduler = LEAN_SCHEDULER if vllm_version.startswith(LEAN_VERSION) else None
+    arguments = EngineArgs(**engine_arguments(config, settings, on_cpu=on_cpu, canary=canary), scheduler_cls=scheduler)
     return LLMEngine.from_engine_args(arguments, UsageContext.LLM_CLASS, enable_multiprocessing=multiprocess)

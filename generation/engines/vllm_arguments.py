@@ -15,6 +15,9 @@ vLLM has the same factor, but stops at 512 tokens. On an H200 a step of 128 sequ
 EXECUTE_TIMEOUT_SECONDS = 120
 """A step of several GPUs that takes longer hangs; vLLM waits 300 s."""
 
+LEAN_SCHEDULER, LEAN_VERSION = "generation.engines.vllm_scheduler.lean_scheduler", "0.32."
+"""It stands in for methods of vLLM's own scheduler as they are in this version; any other keeps them."""
+
 
 def engine_arguments(
     config: VllmEngine, settings: EngineSettings, *, on_cpu: bool, canary: bool = False

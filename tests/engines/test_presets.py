@@ -15,6 +15,7 @@ from tests.engines.models import MINIATURE
 L40S = Device("gpu", "L40S", 48 * GIB)
 CPU = Device("cpu", "CPU", 32 * GIB)
 DEVICES = (H100, H200, L40S, CPU)
+TINY = ModelFacts(2_500_000, True, 5_000_000, 512)
 QWEN_05 = ModelFacts(494_000_000, True, 988_000_000, 12 * 1024)
 QWEN3_17 = ModelFacts(1_700_000_000, True, 3_400_000_000, 112 * 1024)
 LLAMA_3 = ModelFacts(3_200_000_000, True, 6_400_000_000, 112 * 1024)
@@ -29,6 +30,7 @@ def engine(**settings: object) -> VllmEngine:
     ("facts", "device", "max_num_seqs", "max_num_batched_tokens"),
     [
         (QWEN_05, H100, 1024, 16384), (QWEN_05, H200, 1024, 16384), (QWEN_05, L40S, 256, 8192), (QWEN_05, CPU, 128, 2048),
+        (TINY, CPU, 1024, 8192),
         (QWEN3_17, H100, 512, 16384), (QWEN3_17, H200, 512, 16384),
         (LLAMA_3, H100, 512, 16384), (LLAMA_3, H200, 512, 16384),
         (QWEN3_8, H200, 512, 16384), (ModelFacts(), H100, 384, 16384), (ModelFacts(), L40S, 128, 8192),
@@ -155,4 +157,4 @@ def test_every_argument_is_one_that_vllm_has() -> None:
 
     config = engine(model=str(MINIATURE))
     arguments = engine_arguments(config, choose_settings(config, model_facts(config), CPU), on_cpu=True)
-    assert EngineArgs(**arguments).max_num_seqs == 256
+    assert EngineArgs(**arguments).max_num_seqs == 1024
