@@ -97,7 +97,7 @@ def _workload(name: str, folder: Path) -> tuple[VllmEngine, Stage, Recorder, int
     """Engine section, stage, engine, and units of a turn."""
     if name == "miniature":
         config, stage = miniature_stage()
-        return config, stage, Recorder(VllmModel(config)), 48
+        return config, stage, Recorder(VllmModel(config)), 64
     config = llama30m_engine(folder)
     return config, llama30m_stage(folder, flows_per_unit=8), Recorder(VllmModel(config), DrawnLengths()), 64
 

@@ -53,8 +53,7 @@ PRESETS = (
     # Any other GPU.
     Preset("gpu", 0, 5e9, math.inf, 256, 8192),
     Preset("gpu", 0, math.inf, math.inf, 128, 8192),
-    # A step of a model of 2.5 M parameters costs much the same for few sequences as for many: of 256, 512 and 1,024 one core made 8,600,
-    # 9,400 and 10,400 tokens/s.
+    # Steps of a model of 2.5 M parameters cost less a token, the more sequences they have (benchmarks/scheduler.py).
     Preset("cpu", 0, 5e6, math.inf, 1024, 8192),
     Preset("cpu", 0, 0.2e9, math.inf, 256, 4096),
     Preset("cpu", 0, math.inf, math.inf, 128, 2048),

@@ -2,7 +2,7 @@
 
 For each token of each sequence vLLM asks for speculation, encoders, connectors, grammars, pooling and log probabilities, which no request
 of ours has. `LeanLoops` asks once, when the engine starts and when a request is added. What is scheduled, cached and put out stays the
-same, step by step, and whatever is out of the ordinary goes through vLLM's own code.
+same, step by step, and whatever is out of the ordinary goes through vLLM's own code. `benchmarks/scheduler.py` measures the difference.
 """
 
 from collections import defaultdict
