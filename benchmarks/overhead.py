@@ -2,8 +2,8 @@
 
 One side runs units as a replica does: prompts, flows, votes, screens, Arrow and commits to real files. It remembers each request that it
 made and the length of each output. The other sides answer exactly those again with `ignore_eos`: bare vLLM in its best form on the same
-engine object, and `LLM.generate` with texts in and out in an engine of its own. They take turns, each from an empty prefix cache; the
-ratios are of turns beside each other. Where the first two do not take the same number of tokens from the prefix cache, `eta_best` is
+engine object, and `LLM.generate` with texts in and out in an engine of its own, with vLLM's own 256 sequences. They take turns, each from an
+empty prefix cache; the ratios are of turns beside each other. Where the first two do not take the same number of tokens from the prefix cache, `eta_best` is
 void: the exit status is 1.
 """
 

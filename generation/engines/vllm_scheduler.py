@@ -8,18 +8,11 @@ same, step by step, and whatever is out of the ordinary goes through vLLM's own 
 from collections import defaultdict
 from typing import Any
 
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.output import CachedRequestData
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-from vllm.v1.request import RequestStatus
-
 _UNUSED_IN_SCHEDULER = (
     "connector", "ec_connector", "aux_output_connector", "lora_config", "num_spec_tokens", "num_lookahead_tokens",
     "num_prefill_lookahead", "prefix_replay_group_ids", "need_mamba_block_aligned_split", "is_encoder_decoder",
     "is_mm_encoder_only", "max_num_encoder_input_tokens", "use_pp", "defer_block_free", "return_sampling_mask", "log_stats",
-    "finished_req_ids_dict", "enable_kv_cache_events",
+    "enable_kv_cache_events",
 )  # fmt: skip
 _UNUSED_IN_REQUEST = (
     "pooling_params", "structured_output_request", "lora_request", "mm_features", "prompt_embeds", "resumable", "trace_headers",
@@ -31,6 +24,8 @@ _UNUSED_IN_OUTPUT = (
     "ec_connector_output", "num_nans_in_logits", "aux_output_connector_output", "sampling_masks",
 )  # fmt: skip
 _MISSING = object()
+_CAN_BE_EMPTY = (bool, int, str, list, tuple, dict)
+"""Of others, such as tensors, none may be there at all."""
 
 
 def lean_scheduler(vllm_config: Any, **settings: Any) -> Any:
@@ -40,6 +35,9 @@ def lean_scheduler(vllm_config: Any, **settings: Any) -> Any:
         vllm_config: vLLM's `VllmConfig`.
         settings: What else its schedulers take.
     """
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
     kind: Any = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     scheduler = kind(vllm_config=vllm_config, **settings)
     if can_be_lean(scheduler):
@@ -49,6 +47,8 @@ def lean_scheduler(vllm_config: Any, **settings: Any) -> Any:
 
 def can_be_lean(scheduler: Any) -> bool:
     """Whether an engine has nothing that the short loops leave out: one group of full attention, whose blocks are hashed whole."""
+    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     return (
         _lacks(scheduler, _UNUSED_IN_SCHEDULER)
@@ -56,17 +56,19 @@ def can_be_lean(scheduler: Any) -> bool:
         and type(managers[0]) is FullAttentionManager
         and managers[0].block_size == scheduler.hash_block_size
         and scheduler.num_sampled_tokens_per_step == 1
+        and scheduler.finished_req_ids_dict is None  # empty where it is kept
     )
 
 
-def is_ordinary(request: Any) -> bool:
+def _is_ordinary(request: Any) -> bool:
     """Whether a request has nothing that the short loops leave out."""
     return _lacks(request, _UNUSED_IN_REQUEST) and _lacks(request.sampling_params, _UNUSED_IN_SAMPLING)
 
 
 def _lacks(owner: Any, names: tuple[str, ...]) -> bool:
-    """Whether each attribute is there, and empty."""
-    return not any(getattr(owner, name, _MISSING) for name in names)
+    """Whether each attribute is there, and unset: None, False, 0 or empty."""
+    values = (getattr(owner, name, _MISSING) for name in names)
+    return all(one is None or (isinstance(one, _CAN_BE_EMPTY) and not one) for one in values)
 
 
 class LeanLoops:
@@ -77,8 +79,16 @@ class LeanLoops:
     """
 
     def __init__(self, scheduler: Any) -> None:
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.core.sched.output import CachedRequestData
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+        from vllm.v1.request import RequestStatus
+
         self._scheduler = scheduler
         self._async = isinstance(scheduler, AsyncScheduler)
+        self._cached_data, self._output, self._outputs = CachedRequestData, EngineCoreOutput, EngineCoreOutputs
+        self._running, self._stopped = RequestStatus.RUNNING, RequestStatus.FINISHED_STOPPED
+        self._length_capped = RequestStatus.FINISHED_LENGTH_CAPPED
         self._cache = scheduler.kv_cache_manager
         self._blocks = self._cache.coordinator.single_type_managers[0]
         self._block_size: int = self._blocks.block_size
@@ -93,7 +103,7 @@ class LeanLoops:
         self._stock_update, scheduler.update_from_output = scheduler.update_from_output, self._update_from_output
 
     def _add_request(self, request: Any) -> None:
-        self._all_ordinary = self._all_ordinary and is_ordinary(request)
+        self._all_ordinary = self._all_ordinary and _is_ordinary(request)
         self._stock_add(request)
 
     def _preempt(self, request: Any, *arguments: Any, **settings: Any) -> None:
@@ -103,7 +113,7 @@ class LeanLoops:
     def _allocate_slots(self, request: Any, num_new_tokens: int, *arguments: Any, **settings: Any) -> Any:
         """A token with room in its last block, while no full block waits to be cached, changes nothing."""
         computed = request.num_computed_tokens + 1
-        if num_new_tokens == 1 and request.status is RequestStatus.RUNNING and computed % self._block_size > 1:
+        if num_new_tokens == 1 and request.status is self._running and computed % self._block_size > 1:
             name = request.request_id
             to_cache = min(computed, len(request._all_token_ids)) // self._block_size
             if self._blocks.num_cached_block.get(name, 0) >= to_cache:
@@ -123,7 +133,7 @@ class LeanLoops:
             before = scheduler.prev_step_scheduled_req_ids
             unknown = [request for request in requests if request.request_id not in before]
         blocks = [new_blocks[name] for name in names]
-        return CachedRequestData(
+        return self._cached_data(
             req_ids=names,
             resumed_req_ids={request.request_id for request in resumed},
             new_token_ids=[],
@@ -178,17 +188,15 @@ class LeanLoops:
                 request.prefill_stats = None
                 stats.finalize(self._cache.estimate_cached_tokens(request))
             reason = None
-            if request.status is not RequestStatus.RUNNING:
+            if request.status is not self._running:
                 reason = request.get_finished_reason()
                 scheduler._free_request(request)
                 ended.add(request)
-            one = EngineCoreOutput(
-                name, new, finish_reason=reason, stop_reason=request.stop_reason, prefill_stats=stats
-            )
+            one = self._output(name, new, finish_reason=reason, stop_reason=request.stop_reason, prefill_stats=stats)
             outputs[request.client_index].append(one)
         if ended:
             scheduler.running = [request for request in scheduler.running if request not in ended]
-        return {client: EngineCoreOutputs(outputs=ones) for client, ones in outputs.items()}
+        return {client: self._outputs(outputs=ones) for client, ones in outputs.items()}
 
     def _is_ordinary_step(self, scheduled: Any, output: Any) -> bool:
         self._preempted = [request for request in self._preempted if request.num_stale_output_tokens > 0]
@@ -211,11 +219,11 @@ class LeanLoops:
         if len(known) % self._block_size == 0:
             request.update_block_hashes()
         if token == sampling.eos_token_id:
-            request.status = RequestStatus.FINISHED_STOPPED
+            request.status = self._stopped
         elif sampling.stop_token_ids and token in sampling.stop_token_ids:
-            request.status, request.stop_reason = RequestStatus.FINISHED_STOPPED, token
+            request.status, request.stop_reason = self._stopped, token
         elif len(known) >= self._scheduler.max_model_len or len(written) >= request.max_tokens:
-            request.status = RequestStatus.FINISHED_LENGTH_CAPPED
+            request.status = self._length_capped
         if self._async:
             request.num_output_placeholders -= 1
             computed = request.num_computed_tokens - request.num_output_placeholders

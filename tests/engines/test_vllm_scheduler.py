@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.engines.config import VllmEngine
@@ -47,7 +47,7 @@ def vllm_config() -> Any:
     return EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
 
 
-def make(vllm_config: Any, blocks: int, *, ahead: bool, lean: bool, log_stats: bool = False) -> Any:
+def make(vllm_config: Any, blocks: int, *, ahead: bool, lean: bool, **kept: bool) -> Any:
     import torch
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
@@ -64,7 +64,7 @@ def make(vllm_config: Any, blocks: int, *, ahead: bool, lean: bool, log_stats: b
         structured_output_manager=StructuredOutputManager(vllm_config),
         block_size=BLOCK_SIZE,
         hash_block_size=BLOCK_SIZE,
-        log_stats=log_stats,
+        **kept,
     )
 
 
@@ -157,7 +157,7 @@ def draws(seed: int) -> Iterator[tuple[str, Any]]:
         yield "step", None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), ahead=st.booleans(), blocks=st.integers(14, 40))
 def test_every_step_is_that_of_vllms_own_scheduler(vllm_config: Any, seed: int, ahead: bool, blocks: int):
     from vllm.v1.request import RequestStatus
@@ -202,8 +202,9 @@ def test_a_request_out_of_the_ordinary_goes_through_vllms_own_loops(vllm_config:
         assert step(sides[0]) == step(sides[1])
 
 
-def test_an_engine_that_keeps_statistics_keeps_vllms_loops(vllm_config: Any):
-    scheduler = make(vllm_config, 20, ahead=False, lean=True, log_stats=True)
+@pytest.mark.parametrize("kept", ["log_stats", "include_finished_set"])
+def test_an_engine_that_keeps_more_than_tokens_keeps_vllms_loops(vllm_config: Any, kept: str):
+    scheduler = make(vllm_config, 20, ahead=False, lean=True, **{kept: True})
     assert not can_be_lean(scheduler)
     assert "update_from_output" not in vars(scheduler)
 
