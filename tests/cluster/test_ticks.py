@@ -74,11 +74,19 @@ def shard(file: str, *units: str) -> Shard:
 
 async def is_held(coordinator: Coordinator) -> bool:
     """Whether the answer to a patient driver that has folded nothing is held. Nothing comes meanwhile."""
-    try:
-        await asyncio.wait_for(coordinator.tick(Tick(NOTHING_SEEN, wait_seconds=LONG)), 0.2)
-    except TimeoutError:
+    event, seen = coordinator._stirred, list[str]()
+    wait = event.wait
+
+    async def watched() -> bool:
+        seen.append("held")
+        await wait()
+        seen.append("let go")
         return True
-    return False
+
+    event.wait = watched
+    await coordinator.tick(Tick(NOTHING_SEEN, wait_seconds=0.01))
+    event.wait = wait
+    return seen == ["held"]
 
 
 @pytest.mark.parametrize("unit", [unit_id(0, 0), unit_id(0, 1)], ids=["to fold", "behind a gap"])
