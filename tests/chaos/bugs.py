@@ -1,5 +1,7 @@
 """Mistakes in the protocol, planted to see whether the checker finds them. `python -m tests.chaos.bugs MISTAKE generate ...` is `psi` with one."""
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from typing import Any
@@ -12,12 +14,17 @@ from generation.manifest_state import Shard
 
 
 class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start of its name
-    """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost."""
+    """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost.
+
+    The first incarnation dies between its first segment and its answer, so its replica surely commits those units again.
+    """
 
     async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
-        places = (await self._open()).state.places
-        again = tuple(rows for rows in commit.units if rows[0] in places)
+        desk = await self._open()
+        again = tuple(rows for rows in commit.units if rows[0] in desk.state.places)
         answer = await super().commit(replica_id, lease_id, commit)
+        if desk.incarnation == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         if again:
             await (await self._open()).log([Shard(commit.file, commit.sha256, commit.file_bytes, again, {}, {}, {})])
         return answer
