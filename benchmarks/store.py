@@ -13,7 +13,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -121,7 +120,7 @@ def jsonl(folder: Path, shards: Shards) -> tuple[float, float, int]:
     started = time.perf_counter()
     for file, units in zip(files, shards, strict=True):
         with file.open("wb") as stream:
-            stream.write(json_lines(asdict(row) for unit in units for row in unit.rows))
+            stream.write(json_lines(row._asdict() for unit in units for row in unit.rows))
             stream.flush()
             os.fsync(stream.fileno())
     written = time.perf_counter()
@@ -203,8 +202,8 @@ def _expect(read: int, shards: Shards) -> None:
 
 def _row(unit: str, index: int, texts: Sequence[str]) -> Row:
     row = Row(row_id("benchmark", unit, index), unit, index, "math", "instance", input=texts[0], rationale=texts[1])
-    return replace(
-        row, answer=str(index), first_answer=str(index), votes=json.dumps({str(index): 3, "0": 1}), agreement=0.75,
+    return row._replace(
+        answer=str(index), first_answer=str(index), votes=json.dumps({str(index): 3, "0": 1}), agreement=0.75,
         bundle=digest("bundle"), principles=tuple(digest(str(i))[:16] for i in range(4)), cell=digest(str(index % 9)),
         model=digest("model"), sampling='{"max_tokens":256,"seed":0,"temperature":0.8,"top_p":0.95}', requests=5,
         prompt_tokens=1700 + index, cached_tokens=1500, output_tokens=400 + index,

@@ -1,7 +1,7 @@
 """The rows of a unit, from what its flows ended with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.protocol import GenerateJob
 from generation.errors import Reject
@@ -43,8 +43,7 @@ def full_unit(
 
 def _row(job: GenerateJob, record: PlanRecord, plan: FlowPlan, result: FlowResult) -> Row:
     row = result.value if result.error is None else _rejection(job, record, plan, result.error)
-    return replace(
-        row,
+    return row._replace(
         requests=result.requests,
         prompt_tokens=result.prompt_tokens,
         cached_tokens=result.cached_tokens,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from generation.config import GenerationConfig
-from generation.curation.text import input_key
+from generation.curation.text import read_input
 from generation.engines.base import Completion, Request, Sampling
 from generation.errors import Reject
 from generation.flows import Flow
@@ -23,6 +23,7 @@ from generation.task import Task
 
 SEEN_STAGE = "duplicate"
 """Of rows whose input was accepted before it was drafted again."""
+_VOTES = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 _SINGLE_ANSWER = (1,)
 """Free texts cannot be compared, so one of them is all the evidence there is."""
 
@@ -82,7 +83,7 @@ def without_seeds(task: Task) -> Task:
 
 def seen_key(task: str, text: str) -> str:
     """Under which an accepted input is known to later flows. Tasks are curated apart, so one may keep what another has."""
-    return f"{task}/{input_key(text)}"
+    return f"{task}/{read_input(text).key}"
 
 
 def write_instance(
@@ -104,7 +105,7 @@ def write_instance(
         text = parse_draft(draft, context.prompts, len(record.bundle.principles))
     except Reject as reject:
         return _rejected(row, reject, draft.error or draft.text)
-    row = replace(row, input=text)
+    row = row._replace(input=text)
     if seen_key(record.task, text) in seen:
         return _rejected(row, Reject(SEEN_STAGE, "input accepted before"))
     screen = context.screens.get(record.task)
@@ -135,7 +136,7 @@ def _started(plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Ro
 
 
 def _rejected(row: Row, reject: Reject, raw: str = "") -> Row:
-    return replace(row, status="rejection", stage=reject.stage, reason=reject.reason, raw=raw)
+    return row._replace(status="rejection", stage=reject.stage, reason=reject.reason, raw=raw)
 
 
 def _answered(row: Row, plan: FlowPlan, record: PlanRecord, context: InstanceContext) -> Flow:
@@ -168,12 +169,11 @@ def _voted(row: Row, vote: Vote, given: list[Completion], prompts: PromptSet) ->
     else:
         agreeing = (c.text for c, answer in zip(given, vote.answers, strict=True) if answer == majority)
         rationale = min((strip_citations(text, prompts) for text in agreeing), key=len)
-    row = replace(
-        row,
+    row = row._replace(
         answer=vote.leader or "",
         first_answer=vote.first or "",
         rationale=rationale,
-        votes=json.dumps(vote.counts, sort_keys=True, ensure_ascii=False),
+        votes=_VOTES.encode(vote.counts),
         agreement=vote.agreement,
     )
     return row if reject is None else _rejected(row, reject, given[0].text if vote.leader is None else "")

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from generation.curation.text import read_input
 from generation.rows import Row
@@ -34,7 +33,7 @@ class PrincipleTexts:
     def guard(self, row: Row) -> Row:
         """The row, as a rejection where it is an instance that holds a principle."""
         if row.status == "instance" and any(map(self.found_in, (row.input, row.rationale, row.answer))):
-            return replace(row, status="rejection", stage=STAGE, reason="holds the text of a principle")
+            return row._replace(status="rejection", stage=STAGE, reason="holds the text of a principle")
         return row
 
 

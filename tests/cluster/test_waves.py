@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -136,7 +135,7 @@ def test_a_cell_is_known_by_its_last_flows_and_duplicates_of_the_fold_are_repeti
     cells.add(unwritten, Verdict("r", False, "parse", "why"))
     for stage in ("duplicate", "near_duplicate", "vote", "overshoot"):
         cells.add(written, Verdict("r", False, stage, "why"))
-    cells.add(replace(written, cell="gone"), Verdict("r", True))
+    cells.add(written._replace(cell="gone"), Verdict("r", True))
     assert cells.standings() == {"a": CellStanding(4, 1, 1, 1, 1), "b": CellStanding()}
     cells.add(unwritten, Verdict("r", False, "parse", "why"))
     assert cells.standings()["a"] == CellStanding(4, 1, 1, 0, 1)

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -134,7 +133,7 @@ def test_of_two_rows_of_a_unit_that_are_alike_the_better_one_stays_and_earlier_u
         Row(f"r{i}", unit_id(0, i // 3), i, "t", "instance", input=text, answer="yes", agreement=agreement)
         for i, (text, agreement) in enumerate(zip([*texts, texts[0] + "?"], [0.5, 1.0, 1.0, 1.0, 1.0], strict=True))
     ]
-    rows[2] = replace(rows[2], rationale="longer than none")
+    rows[2] = rows[2]._replace(rationale="longer than none")
     fold = CausalFold(CurationConfig(semantic_duplicate=0.8, near_duplicate=None), make_task(), [], Quotas(9))
     worse = "semantic_duplicate"
     assert stages(fold.fold(rows)) == [worse, "", worse, "", worse]

@@ -2,7 +2,6 @@
 
 import itertools
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -47,8 +46,7 @@ def kept_or_capped_rows(seed: int) -> list[Row]:
             words[rng.randrange(3, len(words))] = rng.choice(WORDS)
         texts.append(" ".join(words))
     return [
-        replace(
-            row,
+        row._replace(
             cell=rng.choice(["c0", "c0", "c1", "c2", "d0", "d1"]),
             bundle=rng.choice(["b0", "b0", "b1", "b2"]),
             agreement=rng.choice([0.5, 0.75, 1.0]),

@@ -1,7 +1,6 @@
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -234,7 +233,7 @@ def test_what_the_screen_drops_costs_no_vote():
     assert row.status == "instance"
     sent = pickle.dumps(screen)
     assert b"doors" not in sent
-    assert pickle.loads(sent).reason(replace(row, input=seeds[1].input)) == ("copy", "copy of a seed")
+    assert pickle.loads(sent).reason(row._replace(input=seeds[1].input)) == ("copy", "copy of a seed")
 
 
 def test_an_input_written_for_a_label_is_verified_blind():
