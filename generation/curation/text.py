@@ -18,7 +18,8 @@ Hashes = NDArray[np.uint64]
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]")
 _MIN_TEXTS_FOR_TEMPLATE = 8
 _MIN_TELLING_SHARE = 1 / 3
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER = 0x9E3779B97F4A7C15
+_INVERSE = pow(_MULTIPLIER, -1, 1 << 64)
 _EDGES = ".,;:!?\"'()[]{}<>*_`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
@@ -38,8 +39,9 @@ class InputText:
     words: tuple[str, ...]
 
 
+@lru_cache(maxsize=16)
 def read_input(text: str) -> InputText:
-    """An input in all its forms."""
+    """An input in all its forms. Everything that screens a draft asks, one after the other."""
     normalised = normalise(text)
     spaced = _UNSPACED.sub(r" \g<0> ", normalised)
     words = tuple(word.strip(_EDGES) or word for word in spaced.split())
@@ -63,17 +65,46 @@ def word_hashes(words: Sequence[str]) -> list[int]:
 
 def ngram_hashes(words: Sequence[str], length: int) -> Hashes:
     """64-bit hashes of all runs of `length` words, in order; empty where there are fewer words. The same in every process."""
-    return run_hashes(np.array(word_hashes(words), dtype=np.uint64), length)
+    return _runs(_word_sums(tuple(words)), length)
 
 
 def run_hashes(hashes: Hashes, length: int) -> Hashes:
-    """A hash for each run of `length` from those of its parts, in order; empty where there are fewer."""
-    places = max(0, len(hashes) - length + 1)
-    runs = hashes[:places].copy()
-    for start in range(1, length):
-        runs *= _MULTIPLIER
-        runs += hashes[start : start + places]
-    return runs
+    """A hash for each run of `length` from those of its parts, in order; empty where there are fewer.
+
+    Modulo 2^64, that of parts a, b, c is a * m^2 + b * m + c.
+    """
+    return _runs(_sums(hashes), length)
+
+
+def _sums(hashes: Hashes) -> Hashes:
+    """Of the first 0, 1, 2, ... parts, part i divided by m^i: two of them give the hash of the run between, whatever its length."""
+    sums = np.zeros(len(hashes) + 1, dtype=np.uint64)
+    np.cumsum(hashes * _powers(_INVERSE, len(hashes)), out=sums[1:])
+    return sums
+
+
+def _runs(sums: Hashes, length: int) -> Hashes:
+    if not 0 < length < len(sums):
+        return np.zeros(0, dtype=np.uint64)
+    return (sums[length:] - sums[:-length]) * _powers(_MULTIPLIER, len(sums))[length - 1 : len(sums) - 1]
+
+
+@lru_cache(maxsize=16)
+def _word_sums(words: tuple[str, ...]) -> Hashes:
+    """All that looks for runs in one text asks for its sums."""
+    return _sums(np.array(word_hashes(words), dtype=np.uint64))
+
+
+def _powers(base: int, count: int) -> Hashes:
+    """base^0, base^1, ..., base^(count - 1)."""
+    return _at_least_powers(base, count.bit_length())[:count]
+
+
+@lru_cache
+def _at_least_powers(base: int, bits: int) -> Hashes:
+    factors = np.full(1 << bits, base, dtype=np.uint64)
+    factors[0] = 1
+    return np.cumprod(factors)
 
 
 def telling_ngrams(words: Sequence[str], length: int, template: AbstractSet[str]) -> dict[int, int]:

@@ -1,10 +1,11 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.config import AnswerConfig, TaskConfig
 from generation.curation.copies import CopyFinder
 from generation.curation.filters import label_reason, special_tokens, token_set
-from generation.curation.text import input_key, read_input
+from generation.curation.text import input_key, ngram_hashes, read_input, run_hashes, word_hashes
 from generation.rows import Row
 from generation.task import Task
 
@@ -35,6 +36,15 @@ def test_words_lose_the_punctuation_at_their_edges_but_punctuation_alone_stays()
 
 def test_text_without_spaces_between_words_is_cut_into_signs() -> None:
     assert read_input("猫が好き ok").words == ("猫", "が", "好", "き", "ok")
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=70), st.integers(0, 75))
+def test_the_hash_of_a_run_is_a_polynomial_of_those_of_its_words(words: list[str], length: int) -> None:
+    hashes, factor = word_hashes(words), 0x9E3779B97F4A7C15
+    runs = [hashes[start : start + length] for start in range(len(words) - length + 1)] if length else []
+    expected = [sum(one * factor**power for power, one in enumerate(reversed(run))) % 2**64 for run in runs]
+    assert ngram_hashes(words, length).tolist() == expected
+    assert run_hashes(np.array(hashes, dtype=np.uint64), length).tolist() == expected
 
 
 def test_an_answer_outside_the_label_space_is_no_label() -> None:
