@@ -14,6 +14,9 @@ _MAX_HEADS = 1024
 _MAX_PROMPTS = 512
 """Whole prompts that are remembered: all drafts of a cell are one, and so are blind answers to one input."""
 _MARKER = "psi-user-message"
+_METHODS = ("encode", "_encode_plus", "decode", "_decode", "batch_decode")
+_COMMON = frozenset({"transformers.tokenization_utils_base", "transformers.tokenization_utils_tokenizers"})
+"""Where these methods come from in tokenizers that have none of their own."""
 
 
 class PromptEncoder:
@@ -21,6 +24,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._inner = _inner(tokenizer)
         self._chat = bool(getattr(tokenizer, "chat_template", None))
         self._bos = [] if self._chat or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         framed = self._framed(f" {_MARKER} ")
@@ -37,6 +41,8 @@ class PromptEncoder:
         """Completions as texts, without special tokens."""
         if not ids:  # the tokenizer takes an empty list for one empty sequence
             return []
+        if self._inner is not None:
+            return [self._inner.decode(one, skip_special_tokens=True) for one in ids]
         return self._tokenizer.batch_decode([list(one) for one in ids], skip_special_tokens=True)
 
     def _encode(self, prefix: str, text: str) -> list[int]:
@@ -65,4 +71,22 @@ class PromptEncoder:
         return self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False) if text else []
+        if not text:
+            return []
+        if self._inner is not None:
+            return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def _inner(tokenizer: Any) -> Any:
+    """The tokenizer of the `tokenizers` library inside, where transformers adds nothing of its own to encoding and decoding; else None.
+
+    What is around it takes 25 us of each prompt and two thirds of the time of a short decode.
+    """
+    origins = {getattr(type(tokenizer), name).__module__ for name in _METHODS}
+    if not origins <= _COMMON or not hasattr(tokenizer, "backend_tokenizer") or tokenizer.clean_up_tokenization_spaces:
+        return None
+    inner = tokenizer.backend_tokenizer
+    inner.no_truncation()
+    inner.no_padding()
+    return inner

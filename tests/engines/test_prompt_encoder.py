@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from generation.engines.prompts import PromptEncoder
@@ -68,3 +68,39 @@ def test_completions_are_decoded_without_special_tokens():
     inner = tokenizer(TEMPLATE)
     ids = [inner.encode(text, add_special_tokens=False) for text in ("a b", "", "c</s>")]
     assert PromptEncoder(inner).decode(ids) == ["a b", "", "c"]
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """A class with a way of its own to decode and to encode."""
+
+    def _decode(self, *arguments, **settings):
+        return super()._decode(*arguments, **settings).upper()
+
+    def _encode_plus(self, text, *arguments, **settings):
+        return super()._encode_plus(text.lower(), *arguments, **settings)
+
+
+def with_inner(kind=PreTrainedTokenizerFast, **settings) -> PreTrainedTokenizerFast:
+    inner = tokenizer(None).backend_tokenizer
+    inner.normalizer = normalizers.Replace("~", " ")
+    inner.enable_truncation(3)
+    return kind(tokenizer_object=inner, eos_token="</s>", **settings)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: with_inner(),
+        lambda: with_inner(Shouting),
+        lambda: with_inner(clean_up_tokenization_spaces=True, clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True),
+        lambda: with_inner(split_special_tokens=True),
+    ],
+    ids=["plain", "own methods", "spaces cleaned up", "special tokens split"],
+)  # fmt: skip
+@settings(deadline=None, max_examples=50)
+@given(texts=st.lists(st.text(alphabet="abAB .~", max_size=8) | st.just("</s>a .")))
+def test_every_tokenizer_encodes_and_decodes_as_transformers_would(make, texts: list[str]):
+    shown, encoder = make(), PromptEncoder(make())
+    ids = [shown.encode(text, add_special_tokens=False) if text else [] for text in texts]
+    assert [encoder.encode("", text) for text in texts] == ids
+    assert encoder.decode(ids) == [shown.decode(one, skip_special_tokens=True) for one in ids]
