@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from generation.engines.base import Completion, Engine, Finished, Prepared, Request
 from generation.errors import BudgetError, RequestError
-from generation.flows import FlowCall, FlowPool, FlowResult
+from generation.flows import FlowPool, FlowResult
 from generation.work import Work
 
 _LEAST_MARGIN = 8
@@ -40,13 +40,9 @@ class Board:
         self._target = engine.max_in_flight + max(_LEAST_MARGIN, engine.max_in_flight // 4)
         self._pool = FlowPool()
         self._accounts: deque[_Account] = deque()
-        self._flows: dict[str, tuple[_Account, str]] = {}
-        self._num_flows = 0
-        self._owner: dict[int, _Account] = {}
-        self._waiting: deque[tuple[int, Request]] = deque()
+        self._waiting: deque[tuple[_Account, int, Request]] = deque()
         self._in_flight: dict[int, _Admitted] = {}
         self._to_engine: list[tuple[int, Prepared]] = []
-        self._ended: list[tuple[Work, FlowResult]] = []
 
     @property
     def works(self) -> list[Work]:
@@ -63,16 +59,14 @@ class Board:
         if account is None:
             return []
         self._accounts.remove(account)
-        return self._forget(account, {key for key, (owner, _) in self._flows.items() if owner is account})
+        return self._forget(account, lambda _: True)
 
     def drop(self, work: Work, unwanted: Callable[[str], bool]) -> list[int]:
         """Drop the open flows of `work` with unwanted keys; returns the requests that the engine should abort."""
         account = next((one for one in self._accounts if one.work is work), None)
         if account is None:
             return []
-        return self._forget(
-            account, {k for k, (owner, key) in self._flows.items() if owner is account and unwanted(key)}
-        )
+        return self._forget(account, unwanted)
 
     def arrive(self, finished: Sequence[Finished], refused: Sequence[tuple[int, str]]) -> None:
         """Requests came back from the engine: decode them, and hand them to their flows."""
@@ -87,8 +81,9 @@ class Board:
             admitted = self._in_flight.pop(request_id)
             admitted.account.reserved -= admitted.reserved
             admitted.account.spent += completion.prompt_tokens + completion.output_tokens
-            self._answer(request_id, completion)
-            self._readmit(admitted.account)
+            self._wait(admitted.account, self._pool.answer(request_id, completion))
+            if admitted.account.held:
+                self._readmit(admitted.account)
 
     def fill(self, *, may_start: bool) -> list[tuple[int, Prepared]]:
         """Requests for the engine, up to the target; starts flows where `may_start` and those that run do not ask enough."""
@@ -102,17 +97,12 @@ class Board:
 
     def take_ended(self) -> list[tuple[Work, FlowResult]]:
         """Flows that ended since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
+        return [(account.work, result) for account, result in self._pool.take_ended()]
 
-    def _forget(self, account: _Account, flows: set[str]) -> list[int]:
-        ids = set(self._pool.requests_of(flows))
+    def _forget(self, account: _Account, unwanted: Callable[[str], bool]) -> list[int]:
+        ids = set(self._pool.requests_of(account, unwanted))
         self._pool.forget(ids)
-        for request_id in ids:
-            del self._owner[request_id]
-        for key in flows:
-            del self._flows[key]
-        self._waiting = deque(entry for entry in self._waiting if entry[0] not in ids)
+        self._waiting = deque(entry for entry in self._waiting if entry[1] not in ids)
         self._to_engine = [entry for entry in self._to_engine if entry[0] not in ids]
         account.held = deque(entry for entry in account.held if entry[0] not in ids)
         admitted = {request_id: self._in_flight.pop(request_id) for request_id in ids & self._in_flight.keys()}
@@ -125,19 +115,15 @@ class Board:
             self._accounts.rotate(-1)
             call = None if account.held else account.work.next_call()
             if call is not None:
-                self._num_flows += 1
-                key = str(self._num_flows)
-                self._flows[key] = (account, call.key)
-                self._wait(account, self._pool.start(FlowCall(key, call.function, call.arguments)))
+                self._wait(account, self._pool.start(call, account))
                 return True
         return False
 
-    def _admit(self, request_id: int, request: Request) -> None:
-        account = self._owner[request_id]
+    def _admit(self, account: _Account, request_id: int, request: Request) -> None:
         try:
             prepared = self._engine.prepare(request)
         except RequestError as error:
-            self._answer(request_id, Completion("", "error", error=str(error)))
+            self._wait(account, self._pool.answer(request_id, Completion("", "error", error=str(error))))
             return
         account.held.append((request_id, prepared))
         self._readmit(account)
@@ -153,7 +139,6 @@ class Board:
                     return
                 account.held.popleft()
                 error = BudgetError(f"{account.spent} of {budget} tokens are used, the next request may need {need}")
-                del self._owner[request_id]
                 self._wait(account, self._pool.fail(request_id, error))
                 continue
             account.held.popleft()
@@ -161,14 +146,5 @@ class Board:
             self._in_flight[request_id] = _Admitted(account, need)
             self._to_engine.append((request_id, prepared))
 
-    def _answer(self, request_id: int, completion: Completion) -> None:
-        account = self._owner.pop(request_id)
-        self._wait(account, self._pool.answer(request_id, completion))
-
     def _wait(self, account: _Account, asked: Sequence[tuple[int, Request]]) -> None:
-        for request_id, request in asked:
-            self._owner[request_id] = account
-            self._waiting.append((request_id, request))
-        for result in self._pool.take_results():
-            owner, key = self._flows.pop(result.key)
-            self._ended.append((owner.work, result.under(key)))
+        self._waiting.extend([(account, request_id, request) for request_id, request in asked])

@@ -4,7 +4,7 @@ A flow yields one `Request` (a `Completion` comes back) or a list of them (a lis
 knows nothing of threads, engines or Ray; neither does the pool, which only moves values between flows and whoever owns an engine.
 """
 
-from collections.abc import Callable, Container, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,23 +59,11 @@ class FlowResult:
     output_tokens: int = 0
     by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
-    def under(self, key: str) -> "FlowResult":
-        """The same under another key: a fifth of the time of `replace`."""
-        return FlowResult(
-            key,
-            self.value,
-            self.error,
-            self.requests,
-            self.prompt_tokens,
-            self.cached_tokens,
-            self.output_tokens,
-            self.by_stage,
-        )
-
 
 @dataclass(slots=True)
 class _Running:
     key: str
+    owner: Any
     flow: Flow
     as_list: bool = False
     waiting: int = 0
@@ -84,17 +72,17 @@ class _Running:
     by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
     def count(self, stage: str, completion: Completion) -> None:
-        counts = self.by_stage.setdefault(stage, dict.fromkeys(_COUNTS, 0))
+        counts = self.by_stage.get(stage)
+        if counts is None:
+            counts = self.by_stage[stage] = dict.fromkeys(_COUNTS, 0)
         counts["requests"] += 1
-        for name in _COUNTS[1:]:
-            counts[name] += getattr(completion, name)
-
-    def total(self, name: str) -> int:
-        return sum(counts[name] for counts in self.by_stage.values())
+        counts["prompt_tokens"] += completion.prompt_tokens
+        counts["cached_tokens"] += completion.cached_tokens
+        counts["output_tokens"] += completion.output_tokens
 
 
 class FlowPool:
-    """Drives many flows: `start`, `answer` and `fail` return the requests that are to be made next, `take_results` what ended.
+    """Drives many flows: `start`, `answer` and `fail` return the requests that are to be made next, `take_ended` what ended.
 
     Request ids are unique within the pool. Not thread-safe: one thread owns it.
     """
@@ -102,16 +90,16 @@ class FlowPool:
     def __init__(self) -> None:
         self._next_id = 0
         self._by_request: dict[int, tuple[_Running, int, str]] = {}
-        self._results: list[FlowResult] = []
+        self._ended: list[tuple[Any, FlowResult]] = []
 
-    def start(self, call: FlowCall) -> list[tuple[int, Request]]:
-        """Start a flow; returns its first requests with their ids."""
+    def start(self, call: FlowCall, owner: Any = None) -> list[tuple[int, Request]]:
+        """Start a flow of an owner; returns its first requests with their ids."""
         try:
             flow = call.start()
         except Exception as error:  # noqa: BLE001 - arguments that do not fit are this flow's error
-            self._results.append(FlowResult(call.key, None, error))
+            self._ended.append((owner, FlowResult(call.key, None, error)))
             return []
-        return self._advance(_Running(call.key, flow), None)
+        return self._advance(_Running(call.key, owner, flow), None)
 
     def answer(self, request_id: int, completion: Completion) -> list[tuple[int, Request]]:
         """Hand a completion to its flow; returns the requests that the flow makes next."""
@@ -126,19 +114,20 @@ class FlowPool:
         running.error = error
         return self._answered(running)
 
-    def requests_of(self, keys: Container[str]) -> list[int]:
-        """Open requests of the flows with these keys."""
-        return [request_id for request_id, (running, _, _) in self._by_request.items() if running.key in keys]
+    def requests_of(self, owner: Any, wanted: Callable[[str], bool]) -> list[int]:
+        """Open requests of the flows of an owner whose keys are wanted."""
+        open_flows = [(request_id, running) for request_id, (running, _, _) in self._by_request.items()]
+        return [request_id for request_id, flow in open_flows if flow.owner is owner and wanted(flow.key)]
 
     def forget(self, request_ids: Iterable[int]) -> None:
         """Drop requests and with them their flows, which never end. All open requests of a flow go together."""
         for request_id in request_ids:
             self._by_request.pop(request_id)
 
-    def take_results(self) -> list[FlowResult]:
-        """What ended since the last call, in order."""
-        results, self._results = self._results, []
-        return results
+    def take_ended(self) -> list[tuple[Any, FlowResult]]:
+        """Owner and result of the flows that ended since the last call, in order."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def _answered(self, running: _Running) -> list[tuple[int, Request]]:
         running.waiting -= 1
@@ -174,5 +163,7 @@ class FlowPool:
         return asked
 
     def _finish(self, running: _Running, value: Any, error: Exception | None) -> None:
-        totals = {name: running.total(name) for name in _COUNTS}
-        self._results.append(FlowResult(running.key, value, error, by_stage=running.by_stage, **totals))
+        by_stage = running.by_stage
+        requests, prompt, cached, output = [sum([counts[name] for counts in by_stage.values()]) for name in _COUNTS]
+        result = FlowResult(running.key, value, error, requests, prompt, cached, output, by_stage)
+        self._ended.append((running.owner, result))

@@ -62,7 +62,7 @@ class Journal:
         """How a flow ends on journalled completions alone; None where it would have to ask a model."""
         pool = FlowPool()
         asked = pool.start(FlowCall(call.key, journalled, (call, self)))
-        return None if asked else pool.take_results()[0]
+        return None if asked else pool.take_ended()[0][1]
 
 
 def journalled(call: FlowCall, journal: Journal) -> Flow:

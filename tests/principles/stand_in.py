@@ -25,7 +25,7 @@ class LocalPool:
             request_id, request = queue.pop(0)
             self.asked.append(request)
             queue += pool.answer(request_id, self._completion(request))
-        return pool.take_results()
+        return [result for _, result in pool.take_ended()]
 
     def _completion(self, request: Request) -> Completion:
         reply = self.reply(request)
