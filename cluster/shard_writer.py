@@ -72,8 +72,10 @@ class ShardWriter:
 
 
 def _tokens(units: Sequence[FullUnit]) -> dict[str, dict[str, int]]:
-    tokens: dict[str, Counter[str]] = {}
+    tokens: dict[str, dict[str, int]] = {}
     for by_stage in (one for full in units for one in full.by_stage):
         for stage, counts in by_stage.items():
-            tokens.setdefault(stage, Counter()).update(counts)
-    return {stage: dict(counts) for stage, counts in tokens.items()}
+            totals = tokens.setdefault(stage, dict.fromkeys(counts, 0))
+            for name, count in counts.items():
+                totals[name] += count
+    return tokens

@@ -4,6 +4,8 @@ import threading
 
 from generation.engines.base import EngineStats, Prepared
 
+_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
+
 
 class Tally:
     """Counts what an engine does. Written by its thread, read by others."""
@@ -20,19 +22,19 @@ class Tally:
 
     def finished(self, prepared: Prepared, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         """One more finished request."""
-        counts = {
-            "requests": 1,
-            "prompt_tokens": prompt_tokens,
-            "cached_tokens": cached_tokens,
-            "output_tokens": output_tokens,
-        }
+        name = prepared.request.stage
         with self._lock:
-            self._stats.prompt_tokens += prompt_tokens
-            self._stats.cached_tokens += cached_tokens
-            self._stats.output_tokens += output_tokens
-            stage = self._stats.by_stage.setdefault(prepared.request.stage, dict.fromkeys(counts, 0))
-            for name, count in counts.items():
-                stage[name] += count
+            stats = self._stats
+            stats.prompt_tokens += prompt_tokens
+            stats.cached_tokens += cached_tokens
+            stats.output_tokens += output_tokens
+            stage = stats.by_stage.get(name)
+            if stage is None:
+                stage = stats.by_stage[name] = dict.fromkeys(_COUNTS, 0)
+            stage["requests"] += 1
+            stage["prompt_tokens"] += prompt_tokens
+            stage["cached_tokens"] += cached_tokens
+            stage["output_tokens"] += output_tokens
 
     def stats(self) -> EngineStats:
         """A copy of the counters."""
