@@ -28,7 +28,7 @@ from training.checkpoint import complete_checkpoints
 from training.job import TrainingJob
 from training.metrics import read_metrics
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # Two replicas with two requests at a time each had written 126 rows by the time the first kill came, on a fast machine.
 ROWS, STEPS = 400, 60
