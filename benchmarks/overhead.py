@@ -31,6 +31,8 @@ from generation.pump import Pump
 
 _EQUAL = ("model", "dtype", "kv_cache_bytes", "enforce_eager", "threads: 1", "engine core in this process")
 _BOOTSTRAPS = 10_000
+_PAIRS = {"miniature": 8, "llama30m": 4}
+"""The miniature's turns take ten seconds, the other's a minute: on a shared machine the speed of either side wanders by 5 % between turns."""
 
 
 @dataclass(slots=True)
@@ -46,16 +48,17 @@ class Sides:
 def main() -> None:
     """Measure, and print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=("miniature", "llama30m"), action="append", help="default: both")
-    parser.add_argument("--pairs", type=int, default=4, help="turns of each side, beside a warm-up")
+    parser.add_argument("--model", choices=tuple(_PAIRS), action="append", help="default: both")
+    parser.add_argument("--pairs", type=int, help=f"turns of each side, beside a warm-up; default: {_PAIRS}")
     parser.add_argument("--units", type=int, default=0, help="units of a turn (64 flows; the 30M model 8)")
     parser.add_argument("--without-default", action="store_true", help="leave `LLM.generate` out")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # read once, when torch loads its OpenMP
-    models: list[str] = options.model or ["miniature", "llama30m"]
+    models: list[str] = options.model or list(_PAIRS)
     figures: dict[str, Any] = {"benchmark": "overhead"}
     for name in models:
-        sides = measure(name, options.pairs, options.units, with_default=not options.without_default)
+        pairs: int = options.pairs or _PAIRS[name]
+        sides = measure(name, pairs, options.units, with_default=not options.without_default)
         figures[name] = figures_of(sides)
         print(json.dumps({name: figures[name]}))
     main_model = figures[models[-1]]
