@@ -152,8 +152,8 @@ class Pump:
             return
         if asked:
             self._engine_thread.add(asked)
-        for work, result in self._board.take_ended():
-            self._writer.put(work, partial(work.deliver, result))
+        if ended := self._board.take_ended():
+            self._writer.deliver(ended)
 
     def _take(self, finished: Sequence[Finished], refused: Sequence[Refused]) -> None:
         self._arrived += finished

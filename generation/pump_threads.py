@@ -5,9 +5,11 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from generation.engines.base import Engine, Finished, Prepared
 from generation.errors import EngineDeadError, RequestError
+from generation.flows import FlowResult
 from generation.time_book import TimeBook
 from generation.work import Work
 
@@ -133,13 +135,14 @@ class WriterThread:
     def __init__(self, room: int, on_room: Callable[[], None]) -> None:
         self._room = room
         self._on_room = on_room
-        self._queue: queue.SimpleQueue[tuple[Work, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[tuple[Work, Callable[[], None]]] | None] = queue.SimpleQueue()
+        self._given = self._delivered = 0
         self._thread = threading.Thread(target=self._run, name="psi-writer", daemon=True)
 
     @property
     def has_room(self) -> bool:
         """Whether the backlog is short enough for new flows; those that run may always end."""
-        return self._queue.qsize() < self._room
+        return self._given - self._delivered < self._room
 
     def start(self) -> None:
         """Start to write."""
@@ -147,7 +150,12 @@ class WriterThread:
 
     def put(self, work: Work, action: Callable[[], None]) -> None:
         """Run `action` for `work` after all that was put before."""
-        self._queue.put((work, action))
+        self._queue.put([(work, action)])
+
+    def deliver(self, ended: Sequence[tuple[Work, FlowResult]]) -> None:
+        """Deliver results to their works, after all that was put before. On the flow thread alone, which counts them."""
+        self._given += len(ended)
+        self._queue.put([(work, partial(self._deliver, work, result)) for work, result in ended])
 
     def stop(self) -> None:
         """End after all that was put before."""
@@ -156,11 +164,15 @@ class WriterThread:
             self._thread.join()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            work, action = item
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - the work's owner decides; the thread goes on for the others
-                work.fail(error)
-            if self._queue.qsize() == self._room - 1:
-                self._on_room()
+        while (items := self._queue.get()) is not None:
+            for work, action in items:
+                try:
+                    action()
+                except Exception as error:  # noqa: BLE001 - the work's owner decides; the thread goes on for the others
+                    work.fail(error)
+
+    def _deliver(self, work: Work, result: FlowResult) -> None:
+        self._delivered += 1
+        if self._given - self._delivered == self._room - 1:
+            self._on_room()
+        work.deliver(result)

@@ -20,6 +20,7 @@ _MIN_TEXTS_FOR_TEMPLATE = 8
 _MIN_TELLING_SHARE = 1 / 3
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _INVERSE = pow(_MULTIPLIER, -1, 1 << 64)
+_NO_HASHES: Hashes = np.zeros(0, dtype=np.uint64)
 _EDGES = ".,;:!?\"'()[]{}<>*_`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 
 
@@ -65,7 +66,7 @@ def word_hashes(words: Sequence[str]) -> list[int]:
 
 def ngram_hashes(words: Sequence[str], length: int) -> Hashes:
     """64-bit hashes of all runs of `length` words, in order; empty where there are fewer words. The same in every process."""
-    return _runs(_word_sums(tuple(words)), length)
+    return _runs(_word_sums(tuple(words)), length) if 0 < length <= len(words) else _NO_HASHES
 
 
 def run_hashes(hashes: Hashes, length: int) -> Hashes:
@@ -73,7 +74,7 @@ def run_hashes(hashes: Hashes, length: int) -> Hashes:
 
     Modulo 2^64, that of parts a, b, c is a * m^2 + b * m + c.
     """
-    return _runs(_sums(hashes), length)
+    return _runs(_sums(hashes), length) if 0 < length <= len(hashes) else _NO_HASHES
 
 
 def _sums(hashes: Hashes) -> Hashes:
@@ -84,8 +85,6 @@ def _sums(hashes: Hashes) -> Hashes:
 
 
 def _runs(sums: Hashes, length: int) -> Hashes:
-    if not 0 < length < len(sums):
-        return np.zeros(0, dtype=np.uint64)
     return (sums[length:] - sums[:-length]) * _powers(_MULTIPLIER, len(sums))[length - 1 : len(sums) - 1]
 
 
