@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from generation.engines.base import Completion, Request
+from generation.engines.tally import COUNTS, count_request
 
 Flow = Generator[Request | Sequence[Request], Any, Any]
 """`Flow` returns its result through `StopIteration.value`."""
-
-_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,6 @@ class _Running:
     error: Exception | None = None
     by_stage: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
-    def count(self, stage: str, completion: Completion) -> None:
-        counts = self.by_stage.get(stage)
-        if counts is None:
-            counts = self.by_stage[stage] = dict.fromkeys(_COUNTS, 0)
-        counts["requests"] += 1
-        counts["prompt_tokens"] += completion.prompt_tokens
-        counts["cached_tokens"] += completion.cached_tokens
-        counts["output_tokens"] += completion.output_tokens
-
 
 class FlowPool:
     """Drives many flows: `start`, `answer` and `fail` return the requests that are to be made next, `take_ended` what ended.
@@ -104,7 +94,9 @@ class FlowPool:
     def answer(self, request_id: int, completion: Completion) -> list[tuple[int, Request]]:
         """Hand a completion to its flow; returns the requests that the flow makes next."""
         running, index, stage = self._by_request.pop(request_id)
-        running.count(stage, completion)
+        count_request(
+            running.by_stage, stage, completion.prompt_tokens, completion.cached_tokens, completion.output_tokens
+        )
         running.answers[index] = completion
         return self._answered(running)
 
@@ -164,6 +156,6 @@ class FlowPool:
 
     def _finish(self, running: _Running, value: Any, error: Exception | None) -> None:
         by_stage = running.by_stage
-        requests, prompt, cached, output = [sum([counts[name] for counts in by_stage.values()]) for name in _COUNTS]
+        requests, prompt, cached, output = [sum([counts[name] for counts in by_stage.values()]) for name in COUNTS]
         result = FlowResult(running.key, value, error, requests, prompt, cached, output, by_stage)
         self._ended.append((running.owner, result))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from generation.engines.base import Completion, Request
+from generation.engines.tally import COUNTS
 from generation.flows import Flow, FlowCall, FlowPool, FlowResult
 from generation.storage import Store, digest, json_bytes, json_lines
 
@@ -45,7 +46,7 @@ class Journal:
 
     def counts(self, stage: str) -> dict[str, int]:
         """`requests`, `prompt_tokens`, `cached_tokens` and `output_tokens` of all completions of a stage, over all restarts."""
-        totals: dict[str, int] = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "output_tokens"), 0)
+        totals: dict[str, int] = dict.fromkeys(COUNTS, 0)
         for name in self.store.names(FOLDER):
             for line in self.store.read_lines(f"{FOLDER}/{name}"):
                 if line["stage"] == stage:

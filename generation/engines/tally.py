@@ -4,7 +4,21 @@ import threading
 
 from generation.engines.base import EngineStats, Prepared
 
-_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
+COUNTS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
+"""What is counted of each stage."""
+
+
+def count_request(
+    by_stage: dict[str, dict[str, int]], stage: str, prompt_tokens: int, cached_tokens: int, output_tokens: int
+) -> None:
+    """Count one more request of a stage."""
+    counts = by_stage.get(stage)
+    if counts is None:
+        counts = by_stage[stage] = dict.fromkeys(COUNTS, 0)
+    counts["requests"] += 1
+    counts["prompt_tokens"] += prompt_tokens
+    counts["cached_tokens"] += cached_tokens
+    counts["output_tokens"] += output_tokens
 
 
 class Tally:
@@ -22,19 +36,12 @@ class Tally:
 
     def finished(self, prepared: Prepared, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         """One more finished request."""
-        name = prepared.request.stage
         with self._lock:
             stats = self._stats
             stats.prompt_tokens += prompt_tokens
             stats.cached_tokens += cached_tokens
             stats.output_tokens += output_tokens
-            stage = stats.by_stage.get(name)
-            if stage is None:
-                stage = stats.by_stage[name] = dict.fromkeys(_COUNTS, 0)
-            stage["requests"] += 1
-            stage["prompt_tokens"] += prompt_tokens
-            stage["cached_tokens"] += cached_tokens
-            stage["output_tokens"] += output_tokens
+            count_request(stats.by_stage, prepared.request.stage, prompt_tokens, cached_tokens, output_tokens)
 
     def stats(self) -> EngineStats:
         """A copy of the counters."""
