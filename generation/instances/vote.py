@@ -20,7 +20,6 @@ class Vote:
     least: float
     target: str | None = None
     answers: list[str | None] = field(default_factory=list[str | None])
-    _ranked: tuple[int, list[tuple[str, int]]] = field(default=(0, []), init=False, repr=False, compare=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -70,13 +69,9 @@ class Vote:
 
     @property
     def _ranking(self) -> list[tuple[str, int]]:
-        in_hand, ranking = self._ranked
-        if in_hand != len(self.answers):  # asked ten times a row, while answers only ever join
-            counts = self.counts
-            counts.pop("", None)
-            ranking = sorted(counts.items(), key=lambda item: -item[1])
-            self._ranked = len(self.answers), ranking
-        return ranking
+        counts = self.counts
+        counts.pop("", None)
+        return sorted(counts.items(), key=lambda item: -item[1])
 
     def _settled(self) -> bool:
         """Whether more answers cannot change the outcome, or all of them agree so far."""
