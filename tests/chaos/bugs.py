@@ -13,18 +13,24 @@ from cluster.protocol import BeatAnswer, CommitAnswer
 from generation.manifest_state import Shard
 
 
-class CoordinatorThatListsAgain(Coordinator):  # the story finds it by the start of its name
-    """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost.
-
-    The first incarnation dies between its first segment and its answer, so its replica surely commits those units again.
-    """
+class CoordinatorThatLosesAnAnswer(Coordinator):  # the story finds it by the start of its name
+    """No mistake, but bad luck: the first incarnation dies between its first segment and its answer, so its replica commits again."""
 
     async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
-        desk = await self._open()
-        again = tuple(rows for rows in commit.units if rows[0] in desk.state.places)
+        incarnation = (await self._open()).incarnation
         answer = await super().commit(replica_id, lease_id, commit)
-        if desk.incarnation == 1:
+        if incarnation == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+
+class CoordinatorThatListsAgain(CoordinatorThatLosesAnAnswer):
+    """Whoever commits a unit wins it, also where another did before, or the same one whose answer was lost."""
+
+    async def commit(self, replica_id: str, lease_id: str, commit: Shard) -> CommitAnswer:
+        places = (await self._open()).state.places
+        again = tuple(rows for rows in commit.units if rows[0] in places)
+        answer = await super().commit(replica_id, lease_id, commit)
         if again:
             await (await self._open()).log([Shard(commit.file, commit.sha256, commit.file_bytes, again, {}, {}, {})])
         return answer
@@ -42,7 +48,11 @@ class CoordinatorThatListsHalf(Coordinator):
         return await super().commit(replica_id, lease_id, commit._replace(units=units))
 
 
-MISTAKES = {"lists-again": CoordinatorThatListsAgain, "lists-half": CoordinatorThatListsHalf}
+MISTAKES = {
+    "loses-an-answer": CoordinatorThatLosesAnAnswer,
+    "lists-again": CoordinatorThatListsAgain,
+    "lists-half": CoordinatorThatListsHalf,
+}
 
 if __name__ == "__main__":
     from tests.chaos import bugs  # actors are found by this name, not as __main__

@@ -14,7 +14,7 @@ from tests.chaos.recipes import RUN_ID, psi_command, scripted_recipe
 from tests.chaos.story import Story
 
 SEED = 1
-ROWS, UNITS = 900, 500
+ROWS, UNITS, FEW_ROWS = 900, 500, 90
 STEP_SECONDS = 0.3
 """With two steps a flow and 16 flows in each of four replicas, 50 units a second at best."""
 
@@ -36,20 +36,34 @@ def test_a_run_to_which_something_of_each_kind_happens_has_exactly_its_rows(tmp_
     assert story.refused == 1
 
 
+def test_units_whose_commit_was_not_answered_are_committed_again_and_count_once(tmp_path: Path, nodes: Nodes):
+    story = planted(tmp_path, nodes, "loses-an-answer", [])
+    assert story.tell() == 0, story.said()
+    assert check_run(story.folder, RUN_ID, FEW_ROWS, story.history) == []
+    assert {path.name for path in (story.folder / "manifest").glob("incarnation-*")} >= {
+        "incarnation-000001.json",
+        "incarnation-000002.json",
+    }
+
+
 @pytest.mark.parametrize(
-    ("mistake", "rows", "kinds", "said"),
+    ("mistake", "kinds", "said"),
     [
-        ("lists-again", 90, [], "settled 2 times"),
-        ("lists-half", 90, ["replica killed"], "the 1 rows there are not the 2 of the plan"),
+        ("lists-again", [], "settled 2 times"),
+        ("lists-half", ["replica killed"], "the 1 rows there are not the 2 of the plan"),
     ],
 )
 def test_a_planted_mistake_in_the_commit_rule_is_found(
-    tmp_path: Path, nodes: Nodes, mistake: str, rows: int, kinds: list[str], said: str
+    tmp_path: Path, nodes: Nodes, mistake: str, kinds: list[str], said: str
 ):
-    recipe, run = scripted_recipe(tmp_path, rows, seconds_per_step=STEP_SECONDS), tmp_path / "run"
-    faults = [Fault(10 + 30 * number, kind, 0.5) for number, kind in enumerate(kinds)]
-    psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
-    story = Story(nodes, run, psi_command(recipe, nodes.address, run, psi=psi), faults)
+    story = planted(tmp_path, nodes, mistake, [Fault(10, kind, 0.5) for kind in kinds])
     story.tell()
-    found = check_run(run, RUN_ID, rows, story.history)
+    found = check_run(story.folder, RUN_ID, FEW_ROWS, story.history)
     assert any(said in violation for violation in found), found
+
+
+def planted(folder: Path, nodes: Nodes, mistake: str, faults: list[Fault]) -> Story:
+    """A short run whose coordinator is one of `tests.chaos.bugs`."""
+    recipe, run = scripted_recipe(folder, FEW_ROWS, seconds_per_step=STEP_SECONDS), folder / "run"
+    psi = [sys.executable, "-m", "tests.chaos.bugs", mistake]
+    return Story(nodes, run, psi_command(recipe, nodes.address, run, psi=psi), faults)
