@@ -63,6 +63,7 @@ BARS = (
     Bar("overhead", "llama30m.eta_default.median", "the same for a Llama of 30 M parameters", least=1.25),
     Bar("peers", "vs_llm_generate", "tokens/s of `LLM.generate` in its best arrangement on the whole machine", least=1.3),
     Bar("peers", "vs_ray_data_llm", "tokens/s of Ray Data LLM in its best arrangement on the whole machine", least=2.5),
+    Bar("flow_cost", "microseconds_per_request", "CPU of a miniature's request beside its engine: prompts, flows, votes, Arrow, commits"),
     Bar("scheduler", "ratio", "tokens/s of a tiny model on one core with the loops of vLLM's own scheduler, 1,024 sequences"),
     Bar("scheduler", "gain_of_1024_over_256", "tokens/s of it with 256 sequences"),
     Bar("coordinator", "pairs_per_second", "leases with their commits a second, 1,000 simulated replicas", least=20_000),
